@@ -1,0 +1,242 @@
+"""The command line. Torch is imported only by the commands that need it, so help is quick."""
+
+import contextlib
+import dataclasses
+import io
+import json
+import re
+import sys
+import traceback
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from minildm.engine.errors import UserError
+from minildm.engine.presets import PRESETS, Settings
+
+USAGE = """minildm: a textbook of latent diffusion that you can run
+
+usage: minildm COMMAND [OPTIONS]      (minildm COMMAND --help shows the options)
+
+  demo                      train on coloured shapes, judge the result, draw it: about nine minutes on two cores
+  train PRESET              train on your choice of data; presets: {presets}
+  sample RUN "a prompt"     draw pictures from a trained run
+  evaluate RUN              prompt accuracy, Fréchet distance, memorisation, speed
+  doctor                    what this machine can run, and how fast
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Demo:
+    """Train the shapes model, judge it and draw it."""
+
+    out: Path = Path("runs/demo")
+    """The run's folder. An unfinished run there is continued; beside a finished one a new folder is made."""
+    minutes: float = PRESETS["shapes"][1].minutes
+    """Time for autoencoder, caching, denoiser and the final samples."""
+
+    def __call__(self) -> None:
+        folder, count = self.out, 1
+        while (folder / "report.md").exists():
+            count += 1
+            folder = self.out.with_name(f"{self.out.name}-{count}")
+        settings = dataclasses.replace(PRESETS["shapes"][1], minutes=self.minutes)
+        train_and_report(folder, settings, (folder / "config.json").exists(), samples=1000)
+
+
+@dataclasses.dataclass(frozen=True)
+class Train:
+    """Train a model, judge it and write its report."""
+
+    settings: Annotated[Settings, tyro.conf.arg(name="")]
+    out: Path | None = None
+    """The run's folder; runs/PRESET by default."""
+    resume: bool = False
+    """Go on with the run in --out, with the settings stored there."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """Draw one picture for each prompt."""
+
+    run: tyro.conf.Positional[Path]
+    """A run's folder."""
+    prompts: tyro.conf.Positional[tuple[str, ...]]
+    """What to draw; "" is unconditional."""
+    guidance: float = 3.0
+    """How strongly the picture follows the prompt; 1 is plain conditional sampling."""
+    steps: int = 20
+    sampler: str = "dpmpp"
+    """ddpm, ddim, euler, heun or dpmpp."""
+    seed: int = 0
+    """Picture i is drawn from the noise of seed + i."""
+    out: Path | None = None
+    """The PNG to write; by default one in the run's samples/ that is named after the first prompt."""
+
+    def __call__(self) -> None:
+        from minildm.engine import plots
+        from minildm.ldm import LatentDiffusion
+
+        model = LatentDiffusion.load(self.run)
+        length = model.config.text.length - 2
+        for prompt in self.prompts:
+            tokens = len(model.tokenizer.encode(prompt)) if model.tokenizer else 0
+            if tokens > length:
+                print(f"note: {prompt!r} has {tokens} tokens, the model reads {length}: the rest was cut", file=sys.stderr)
+        images = model.generate(
+            list(self.prompts), guidance=self.guidance, steps=self.steps, sampler=self.sampler, seed=self.seed
+        )
+        name = re.sub(r"[^\w]+", "-", self.prompts[0].lower()).strip("-")[:60] or "unconditional"
+        out = self.out or self.run / "samples" / f"{name}.png"
+        if out.suffix.lower() != ".png":
+            raise UserError(f"--out {out} should end in .png")
+        out.parent.mkdir(parents=True, exist_ok=True)
+        plots.save_grid(images, out)
+        print(f"{len(images)} picture{'s' if len(images) > 1 else ''}: {out}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluate:
+    """Judge a run: prompt accuracy, Fréchet distance against its floor, memorisation, speed."""
+
+    run: tyro.conf.Positional[Path]
+    """A run's folder."""
+    samples: int = 2000
+    guidance: float | None = None
+    """By default the run's own."""
+    steps: int | None = None
+    """By default the run's own."""
+    json: bool = False
+    """Print one JSON object and nothing else."""
+
+    def __call__(self) -> None:
+        from minildm.engine.evaluate import evaluate
+        from minildm.engine.report import judge_table
+
+        if self.samples < 20:
+            raise UserError(f"--samples {self.samples} is too few to judge by: at least 20")
+        judged = evaluate(self.run, self.samples, self.guidance, self.steps)
+        print(json.dumps(judged) if self.json else "\n".join(judge_table(judged)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Doctor:
+    """Tell what this machine can run, and how fast."""
+
+    def __call__(self) -> None:
+        from minildm.engine.doctor import doctor
+
+        print(doctor())
+
+
+COMMANDS: dict[str, Callable] = {"demo": Demo, "sample": Sample, "evaluate": Evaluate, "doctor": Doctor}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command. Returns the exit code: 0, 2 for a mistake that the user can mend, 130 after Ctrl-C."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    debug = "--debug" in arguments
+    arguments = [argument for argument in arguments if argument != "--debug"]
+    warnings.showwarning = lambda message, *_: print(f"note: {message}", file=sys.stderr)
+    try:
+        return run(arguments)
+    except (UserError, ValueError, OSError) as error:
+        if debug:
+            traceback.print_exc()
+        print(f"minildm: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("minildm: stopped", file=sys.stderr)
+        return 130
+
+
+def run(arguments: list[str]) -> int:
+    """Find the command and call it with its options."""
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(USAGE.format(presets=", ".join(PRESETS)))
+        return 0
+    command, *rest = arguments
+    if command == "train":
+        return train(rest)
+    if command not in COMMANDS:
+        raise UserError(f"command {command!r} is unknown: choose one of demo, train, sample, evaluate, doctor")
+    options = parse(COMMANDS[command], rest, f"minildm {command}")
+    if options is not None:
+        options()
+    return 0
+
+
+def train(arguments: list[str]) -> int:
+    """`minildm train PRESET ...`: the preset's fields are the options' defaults."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        lines = [f"  {name:10} {what}" for name, (what, _) in PRESETS.items()]
+        print("\n".join(["usage: minildm train PRESET [OPTIONS]      (PRESET --help shows the options)", "", *lines]))
+        return 0
+    name, *rest = arguments
+    if name not in PRESETS:
+        raise UserError(f"preset {name!r} is unknown: choose one of {', '.join(PRESETS)}")
+    settings = PRESETS[name][1]
+    given = {argument.split("=")[0].replace("_", "-") for argument in rest if argument.startswith("--")}
+    if "--steps" in given and "--minutes" not in given:
+        settings = dataclasses.replace(settings, minutes=None)
+    options = parse(Train, rest, f"minildm train {name}", Train(settings))
+    if options is None:
+        return 0
+    if "--steps" in given and "--minutes" in given:
+        raise UserError(
+            f"--steps {options.settings.steps} and --minutes {options.settings.minutes:g} contradict each other: give one"
+        )
+    folder = options.out or Path("runs") / name
+    if options.resume and given - {"--out", "--resume"}:
+        extra = sorted(given - {"--out", "--resume"})[0]
+        raise UserError(f"{extra} cannot be changed by --resume, which goes on with the stored settings: leave it out")
+    return train_and_report(folder, options.settings, options.resume, samples=2000)
+
+
+def train_and_report(folder: Path, settings: Settings, resume: bool, samples: int) -> int:
+    """Train, judge, report, and say where everything is."""
+    from minildm.engine.evaluate import evaluate
+    from minildm.engine.report import judge_table, write_report
+    from minildm.engine.train import Interrupted, Run
+
+    training = Run(folder, settings, resume)
+    again = f"minildm train {preset_of(settings)} --out {folder} --resume"
+    try:
+        training.train()
+    except Interrupted:
+        print(f"\nstopped; everything so far is saved. Continue with:\n  {again}", file=sys.stderr)
+        raise SystemExit(130) from None
+    print("judge: sampling and comparing", flush=True)
+    with training.clock.measure("judge and evaluation"):
+        judged = evaluate(folder, samples)
+    report = write_report(folder, training.settings, training.clock.seconds, judged)
+    prompt = "a large red circle at the centre on a white background" if settings.data == "shapes" else training.prompts[0]
+    print("\n".join(judge_table(judged)))
+    print(f"\nreport    {report}\npictures  {folder / 'samples'}\nmore      minildm sample {folder} {json.dumps(prompt)}")
+    return 0
+
+
+def preset_of(settings: Settings) -> str:
+    """The preset whose model this is, for a command that can be typed again."""
+    return next((name for name, (_, preset) in PRESETS.items() if preset.model == settings.model), "folder")
+
+
+def parse(kind: type, arguments: list[str], program: str, default: object = tyro.MISSING) -> object | None:
+    """Options from arguments; None when help was shown.
+
+    Raises:
+        UserError: anything that cannot be parsed, with what the parser said on one line.
+    """
+    said = io.StringIO()
+    extra = {} if default is tyro.MISSING else {"default": default}
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(kind, args=arguments, prog=program, **extra)
+    except SystemExit as stop:
+        if not stop.code:
+            return None
+        text = re.sub(r"[╭╮╰╯│─]+", " ", said.getvalue())
+        raise UserError(" ".join(text.split()).removeprefix("Parsing error ").strip()) from None

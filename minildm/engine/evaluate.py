@@ -1,0 +1,161 @@
+"""Judging a run by numbers: does the picture show what the prompt says, and do the pictures look like the data?"""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from minildm import metrics
+from minildm.engine import shapes
+from minildm.engine.data import Data, balanced, draw_shapes, load, to_bytes, to_float
+from minildm.engine.judges import Judge, roughen, train_judge, verdicts
+from minildm.engine.presets import Settings
+from minildm.engine.seeds import seeded
+from minildm.engine.train import stored_settings
+from minildm.ldm import LatentDiffusion, load_weights
+
+JUDGE_STEPS, JUDGE_BATCH = 1200, 128
+SAMPLING_BATCH = 100
+
+
+def evaluate(folder: Path, samples: int, guidance: float | None = None, steps: int | None = None) -> dict[str, Any]:
+    """Sample, judge and compare.
+
+    Args:
+        folder: a run folder.
+        samples: how many pictures; for shapes half of them have shape-colour pairs that training never showed.
+        guidance, steps: of sampling; by default the run's own.
+
+    Returns: plain values, ready for JSON. Accuracies are shares of pictures with every attribute right, each with its
+    95% interval; distances to the nearest training picture are root mean squared differences of pixels in [-1, 1].
+    """
+    settings = stored_settings(folder)
+    guidance = settings.guidance if guidance is None else guidance
+    steps = settings.sample_steps if steps is None else steps
+    model = LatentDiffusion.load(folder)
+    train, test = load(settings)
+    judge = find_judge(folder, train, settings)
+    result: dict[str, Any] = dict.fromkeys(KEYS)
+
+    held_out = draw_shapes(samples // 2, shapes.HELD_OUT, settings, "held out") if settings.data == "shapes" else None
+    wanted = balanced(test, samples - (len(held_out) if held_out else 0), settings.seed)
+    count = len(wanted)
+    prompts = wanted.captions(settings.seed) + (held_out.captions(settings.seed) if held_out else [])
+    images, seconds = sample(model, prompts, guidance, steps, settings.seed)
+    result |= {"samples": len(prompts), "guidance": guidance, "steps": steps, "images_per_second": len(prompts) / seconds}
+
+    real = to_float(test.images)
+    if judge is not None:
+        result |= accuracy("judge_accuracy", verdicts(judge, real, test.attributes))
+        some = to_float(test.images[:2000])
+        result |= accuracy("reconstruction_accuracy", verdicts(judge, reconstruct(model, some), test.attributes[:2000]))
+        result |= accuracy("prompt_accuracy", verdicts(judge, images[:count], wanted.attributes))
+        result["attribute_accuracy"] = by_attribute(verdicts(judge, images[:count], wanted.attributes), wanted)
+        if held_out is not None:
+            right = verdicts(judge, images[count:], held_out.attributes)
+            result |= accuracy("prompt_accuracy_held_out", right)
+            result["attribute_accuracy_held_out"] = by_attribute(right, held_out)
+    features = judge_features(judge) if judge is not None else latent_features(model)
+    reference, comparison = to_float(balanced(test, count, 1).images), to_float(balanced(train, count, 1).images)
+    at_reference = features(reference)
+    result["frechet"] = metrics.frechet_distance(features(images[:count]), at_reference)
+    result["frechet_floor"] = metrics.frechet_distance(features(comparison), at_reference)
+    result["frechet_features"] = "judge" if judge is not None else "autoencoder"
+    size = min(500, count)
+    result["nearest_train_distance"] = nearest(images[:size], train)
+    result["nearest_train_distance_of_test"] = nearest(reference[:size], train)
+    return result
+
+
+KEYS = (
+    "prompt_accuracy", "prompt_accuracy_interval", "prompt_accuracy_held_out", "prompt_accuracy_held_out_interval",
+    "frechet", "frechet_floor", "frechet_features", "judge_accuracy", "judge_accuracy_interval",
+    "reconstruction_accuracy", "reconstruction_accuracy_interval", "nearest_train_distance",
+    "nearest_train_distance_of_test", "attribute_accuracy", "attribute_accuracy_held_out",
+    "samples", "guidance", "steps", "images_per_second",
+)  # fmt: skip
+
+
+def accuracy(name: str, right: Tensor) -> dict[str, Any]:
+    """An accuracy under its name, and its interval beside it."""
+    value, interval = metrics.prompt_accuracy(right)
+    return {name: value, f"{name}_interval": list(interval)}
+
+
+def by_attribute(right: Tensor, asked: Data) -> dict[str, float | None]:
+    """The accuracy of each attribute among the pictures to which it applies."""
+    shares = {}
+    for name, said, wanted in zip(asked.classes, right.T, asked.attributes.T, strict=True):
+        applies = wanted >= 0
+        shares[name] = float(said[applies].float().mean()) if applies.any() else None
+    return shares
+
+
+def sample(model: LatentDiffusion, prompts: list[str], guidance: float, steps: int, seed: int) -> tuple[Tensor, float]:
+    """One picture for each prompt, and the seconds it took."""
+    start, images = time.monotonic(), []
+    for first in range(0, len(prompts), SAMPLING_BATCH):
+        some = prompts[first : first + SAMPLING_BATCH]
+        images.append(model.generate(some, guidance=guidance, steps=steps, seed=seed + first).cpu())
+    return torch.cat(images), time.monotonic() - start
+
+
+@torch.no_grad()
+def reconstruct(model: LatentDiffusion, images: Tensor) -> Tensor:
+    """Through the autoencoder and back, at the mean latent."""
+    device = next(model.parameters()).device
+    return torch.cat([model.autoencoder.decode(model.encode(some.to(device)).mean).cpu() for some in images.split(250)])
+
+
+def nearest(images: Tensor, train: Data) -> float:
+    """The mean distance to the nearest training picture, in units of [-1, 1]."""
+    distance, _ = metrics.nearest_distances(to_bytes(images), train.images)
+    return float(distance.mean()) / 127.5
+
+
+@torch.no_grad()
+def in_batches(function, images: Tensor) -> Tensor:
+    return torch.cat([function(some) for some in images.split(500)])
+
+
+def judge_features(judge: Judge):
+    """The judge's last hidden layer, N×128."""
+    return lambda images: in_batches(judge.features, images)
+
+
+def latent_features(model: LatentDiffusion):
+    """Without labels there is no judge: the latent means, averaged over quarters of the picture, N×16·channels."""
+    pool = torch.nn.functional.adaptive_avg_pool2d
+    return lambda images: in_batches(lambda some: pool(model.encode(some).mean, 4).flatten(1), images)
+
+
+def find_judge(folder: Path, train: Data, settings: Settings) -> Judge | None:
+    """The run's judge, trained on first use and kept in judge.safetensors; None for data without attributes.
+
+    For shapes it is trained on fresh renders of every shape-colour pair, also those held out; else on the training data.
+    """
+    if train.attributes is None:
+        return None
+    torch.manual_seed(settings.seed)
+    judge = Judge(train.images.shape[1], train.images.shape[2], tuple(train.classes.values()))
+    path = folder / "judge.safetensors"
+    if path.exists():
+        load_weights(judge, path)
+        return judge.eval()
+
+    def batch_of(step: int) -> tuple[Tensor, Tensor]:
+        generator = seeded(settings.seed, "judge", step)
+        if settings.data == "shapes":
+            attributes = shapes.sample_scenes(JUDGE_BATCH, shapes.ALL_PAIRS, generator)
+            images = shapes.render(attributes, generator, settings.model.image_size)
+        else:
+            places = torch.randint(len(train), (JUDGE_BATCH,), generator=generator)
+            images, attributes = train.images[places], train.attributes[places]
+        return roughen(to_float(images), generator), attributes
+
+    train_judge(judge, batch_of, JUDGE_STEPS)
+    save_file(judge.state_dict(), path)
+    return judge

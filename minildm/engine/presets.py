@@ -1,0 +1,150 @@
+"""What to train, on what, for how long: one frozen dataclass, one preset for each data set. Torch-free."""
+
+import dataclasses
+import math
+from typing import Literal
+
+from minildm.config import AutoencoderConfig, LatentDiffusionConfig, TextConfig, UNetConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Everything that a run depends on. Stored in its config.json; every field is a flag of `minildm train`."""
+
+    data: str = "shapes"
+    """"shapes", a name on the hub, or a folder: a local copy of a data set, or pictures with metadata.jsonl."""
+    limit: int = 0
+    """Use at most so many training pictures; 0 uses all. For shapes: how many to render."""
+    fit: Literal["crop", "pad"] = "crop"
+    """How a picture gets its size: cut to a square and resize, or put in the middle of a black square."""
+    templates: tuple[str, ...] = ("a photo of a {label}", "a picture of a {label}", "{label}")
+    """Captions for data with class labels; {label} is the class, {word} the same with digits spelled out."""
+    seed: int = 0
+    """Decides the weights, the data's order and the noise."""
+    minutes: float | None = None
+    """Time for autoencoder, caching, denoiser and the final samples. Turned into steps by a short timing."""
+    autoencoder_share: float = 0.22
+    """The autoencoder's part of the minutes."""
+    precision: Literal["auto", "bf16", "float32"] = "auto"
+    """bf16 runs the networks under autocast; auto chooses it where the machine has it natively."""
+
+    autoencoder_steps: int = 3000
+    autoencoder_batch: int = 16
+    autoencoder_lr: float = 1e-3
+    kl_weight: float = 1e-2
+    """Nats of the latents' KL that one unit of reconstruction error is worth."""
+
+    steps: int = 10000
+    """Of the denoiser."""
+    batch: int = 64
+    lr: float = 1e-3
+    """The peak, reached after `warmup` steps; it then falls to a fiftieth along half a cosine."""
+    warmup: int = 100
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    """Gradients longer than this are shortened to it."""
+    drop_caption: float = 0.1
+    """The share of captions replaced by the empty one, for classifier-free guidance."""
+    min_snr: float | None = None
+    """γ of the min-SNR loss weights; None weighs every time alike."""
+    ema: float = 0.999
+    """The decay of the weights' moving average."""
+
+    checkpoint_every: int = 1000
+    """Steps between checkpoints."""
+    preview_every: int = 1000
+    """Steps between pictures of samples."""
+    guidance: float = 3.0
+    """For previews, the final grid and the judge."""
+    sample_steps: int = 20
+
+    model: LatentDiffusionConfig = LatentDiffusionConfig()
+
+    def __post_init__(self) -> None:
+        for name in (
+            "autoencoder_steps",
+            "autoencoder_batch",
+            "steps",
+            "batch",
+            "checkpoint_every",
+            "preview_every",
+            "sample_steps",
+        ):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        for name in ("limit", "warmup"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 0")
+        for name in ("autoencoder_lr", "lr", "clip", "minutes", "min_snr"):
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and value > 0):
+                raise ValueError(f"{name}={value} must be a positive, finite number")
+        for name in ("kl_weight", "weight_decay", "guidance"):
+            if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
+                raise ValueError(f"{name}={getattr(self, name)} must be a finite number, at least 0")
+        for name in ("drop_caption", "ema"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must lie in [0, 1)")
+        if not 0 < self.autoencoder_share < 1:
+            raise ValueError(f"autoencoder_share={self.autoencoder_share} must lie between 0 and 1")
+        if self.sample_steps > self.model.T:
+            raise ValueError(f"sample_steps={self.sample_steps} exceeds the model's T={self.model.T} diffusion steps")
+        if not self.templates:
+            raise ValueError("templates=() is empty: give at least one")
+
+
+def small(image_size: int, channels: int, widths: tuple[int, ...], unet: UNetConfig, **text: int) -> LatentDiffusionConfig:
+    """A model for two CPU cores: an autoencoder of these widths, this U-Net, a text encoder as wide as its context."""
+    return LatentDiffusionConfig(
+        image_size=image_size,
+        autoencoder=AutoencoderConfig(image_channels=channels, widths=widths, groups=4, latent_channels=unet.in_channels),
+        unet=unet,
+        text=TextConfig(width=unet.context_width, **text),
+    )
+
+
+PRESETS = {
+    "shapes": (
+        "coloured shapes with exact attributes, 32×32, drawn on the spot",
+        Settings(
+            data="shapes",
+            limit=40000,
+            minutes=5.5,
+            model=small(32, 3, (16, 32, 64), UNetConfig(in_channels=6, out_channels=6), vocabulary=640, length=20),
+        ),
+    ),
+    "mnist": (
+        "handwritten digits, 32×32 grey",
+        Settings(
+            data="ylecun/mnist",
+            fit="pad",
+            templates=("a handwritten {word}", "the digit {word}", "the number {label}, written by hand", "{word}"),
+            minutes=5.0,
+            model=small(32, 1, (16, 32, 64), UNetConfig(), vocabulary=640, length=12),
+        ),
+    ),
+    "cifar10": (
+        "photographs of ten classes, 32×32",
+        Settings(
+            data="uoft-cs/cifar10",
+            minutes=60.0,
+            model=small(32, 3, (32, 64, 128), UNetConfig(widths=(96, 192), context_width=192), vocabulary=640, length=12),
+        ),
+    ),
+    "emoji": (
+        "captioned pictograms, 64×64, from a folder given with --data",
+        Settings(
+            data="emoji",
+            minutes=60.0,
+            model=small(64, 3, (16, 32, 64, 64), UNetConfig(widths=(96, 192), context_width=192), vocabulary=2048, length=24),
+        ),
+    ),
+    "folder": (
+        "your own pictures, 64×64, with captions in metadata.jsonl or without, from a folder given with --data",
+        Settings(
+            data="pictures",
+            minutes=60.0,
+            model=small(64, 3, (16, 32, 64, 64), UNetConfig(widths=(96, 192), context_width=192), vocabulary=2048, length=24),
+        ),
+    ),
+}

@@ -1,0 +1,183 @@
+"""The two stages of training: first the autoencoder, then the denoiser with its text encoder, on cached latents."""
+
+import contextlib
+import copy
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from minildm.autoencoder import autoencoder_loss
+from minildm.ema import EMA
+from minildm.engine.data import Data, to_float
+from minildm.engine.presets import Settings
+from minildm.engine.seeds import seeded
+from minildm.gaussian import Gaussian
+from minildm.ldm import LatentDiffusion
+
+
+class Stage:
+    """A network, its optimizer, and a loss that is a function of (seed, stage, step) alone.
+
+    Args:
+        name: of the stage, part of every seed.
+        network: what is trained.
+        size: the number of training examples.
+        steps, batch, lr: of this stage.
+        settings: the run's.
+    """
+
+    def __init__(self, name: str, network: nn.Module, size: int, steps: int, batch: int, lr: float, settings: Settings) -> None:
+        self.name, self.network, self.size, self.steps, self.batch, self.lr = name, network, size, steps, batch, lr
+        self.settings = settings
+        self.device = next(network.parameters()).device
+        self.parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+        options = {"betas": (0.9, 0.99), "weight_decay": settings.weight_decay, "fused": True}
+        self.optimizer = torch.optim.AdamW(self.parameters, lr=lr, **options)
+        self._epoch, self._order = -1, torch.empty(0)
+
+    def loss(self, places: Tensor, generator: torch.Generator) -> Tensor:
+        """The loss on the examples at these places, all randomness from the generator."""
+        raise NotImplementedError
+
+    def step(self, step: int) -> Tensor:
+        """Take the step with this number, counted from 0. Returns the loss, not yet read off the device."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.lr * rate_factor(step, self.steps, self.settings.warmup)
+        self.optimizer.zero_grad()
+        with autocast(self.settings, self.device):
+            loss = self.loss(self.places(step), seeded(self.settings.seed, self.name, step))
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.parameters, self.settings.clip)
+        self.optimizer.step()
+        return loss.detach()
+
+    def places(self, step: int) -> Tensor:
+        """Which examples step number `step` sees: every epoch visits each once, in an order of its own."""
+        first, batch = step * self.batch, []
+        for place in range(first, first + self.batch):
+            epoch, place = divmod(place, self.size)
+            if epoch != self._epoch:
+                self._epoch = epoch
+                self._order = torch.randperm(self.size, generator=seeded(self.settings.seed, self.name, "order", epoch))
+            batch.append(self._order[place])
+        return torch.stack(batch)
+
+    def modules(self) -> dict[str, nn.Module]:
+        """What a checkpoint of this stage holds, besides the optimizer."""
+        return {"network": self.network}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything that training goes on from."""
+        tensors = {
+            f"{name}/{key}": value for name, module in self.modules().items() for key, value in module.state_dict().items()
+        }
+        for number, moments in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer/{number}/{key}": value for key, value in moments.items()}
+        return tensors
+
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        """Go on from what `tensors` gave."""
+        moments: dict[int, dict[str, Tensor]] = {}
+        parts: dict[str, dict[str, Tensor]] = {name: {} for name in self.modules()}
+        for key, value in tensors.items():
+            name, rest = key.split("/", 1)
+            if name == "optimizer":
+                number, kind = rest.split("/")
+                moments.setdefault(int(number), {})[kind] = value
+            else:
+                parts[name][rest] = value
+        for name, module in self.modules().items():
+            module.load_state_dict(parts[name])
+        state = self.optimizer.state_dict()
+        self.optimizer.load_state_dict({"state": moments, "param_groups": state["param_groups"]})
+
+    def trial(self) -> "Stage":
+        """A copy to be timed, after which this stage is as it was."""
+        return copy.deepcopy(self)
+
+
+class AutoencoderStage(Stage):
+    """Learns to compress and restore the pictures themselves."""
+
+    def __init__(self, model: LatentDiffusion, data: Data, settings: Settings) -> None:
+        steps, batch = settings.autoencoder_steps, settings.autoencoder_batch
+        super().__init__("autoencoder", model.autoencoder, len(data), steps, batch, settings.autoencoder_lr, settings)
+        self.images = data.images
+
+    def loss(self, places: Tensor, generator: torch.Generator) -> Tensor:
+        images = to_float(self.images[places]).to(self.device)
+        config = self.network.config
+        side = images.shape[-1] // config.factor
+        noise = torch.randn(len(images), config.latent_channels, side, side, generator=generator).to(self.device)
+        return autoencoder_loss(self.network, images, noise, self.settings.kl_weight)[0]
+
+    def __deepcopy__(self, memo: dict) -> "AutoencoderStage":
+        return copy_stage(self, memo, shared=("images", "settings"))
+
+
+class DenoiserStage(Stage):
+    """Learns to denoise cached latents under their captions; keeps the average that is sampled from."""
+
+    def __init__(self, model: LatentDiffusion, latents: Gaussian, data: Data, settings: Settings) -> None:
+        model.autoencoder.requires_grad_(False)
+        super().__init__("denoiser", model, len(data), settings.steps, settings.batch, settings.lr, settings)
+        self.latents, self.wordings = latents, data.wordings
+        self.tokens = model.tokens([*data.texts, ""])  # the last row is ∅
+        self.ema = EMA(model, settings.ema)
+
+    def loss(self, places: Tensor, generator: torch.Generator) -> Tensor:
+        count = len(places)
+        latents = Gaussian(self.latents.mean[places].float(), self.latents.log_var[places].float())
+        z = latents.sample(torch.randn(latents.mean.shape, generator=generator)).to(self.device)
+        wording = torch.randint(self.wordings.shape[1], (count,), generator=generator)
+        text = self.wordings[places, wording]
+        dropped = torch.rand(count, generator=generator) < self.settings.drop_caption
+        tokens = self.tokens[torch.where(dropped, len(self.tokens) - 1, text)].to(self.device)
+        return self.network.loss(z, tokens, generator=generator, min_snr=self.settings.min_snr)
+
+    def step(self, step: int) -> Tensor:
+        loss = super().step(step)
+        self.ema.update(self.network)
+        return loss
+
+    def modules(self) -> dict[str, nn.Module]:
+        return {"network": self.network, "ema": self.ema.average}
+
+    def __deepcopy__(self, memo: dict) -> "DenoiserStage":
+        return copy_stage(self, memo, shared=("latents", "wordings", "tokens", "settings"))
+
+
+def copy_stage(stage: Stage, memo: dict, shared: tuple[str, ...]) -> Stage:
+    """A deep copy that shares the data, which no step changes."""
+    for name in shared:
+        memo[id(getattr(stage, name))] = getattr(stage, name)
+    twin = object.__new__(type(stage))
+    memo[id(stage)] = twin
+    twin.__dict__.update(copy.deepcopy(stage.__dict__, memo))
+    return twin
+
+
+def rate_factor(step: int, steps: int, warmup: int) -> float:
+    """The learning rate over its peak: a linear rise, then half a cosine down to a fiftieth."""
+    warmup = min(warmup, steps // 10)
+    if step < warmup:
+        return (step + 1) / warmup
+    progress = (step - warmup) / max(1, steps - warmup)
+    return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def autocast(settings: Settings, device: torch.device) -> contextlib.AbstractContextManager:
+    """bf16 inside the networks if the settings say so. Weights, sums and the loss stay float32."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16")
+
+
+@torch.no_grad()
+def encode_all(model: LatentDiffusion, images: Tensor, settings: Settings, batch: int = 250) -> Iterator[Gaussian]:
+    """The latents of all pictures, batch by batch, on the CPU."""
+    device = next(model.parameters()).device
+    for some in images.split(batch):
+        with autocast(settings, device):
+            latents = model.encode(to_float(some).to(device))
+        yield Gaussian(latents.mean.cpu(), latents.log_var.cpu())

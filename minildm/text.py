@@ -1,0 +1,226 @@
+"""From a prompt to vectors: a byte-pair tokenizer and a transformer encoder, both shaped like CLIP's (chapter 13)."""
+
+import functools
+import itertools
+import json
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from minildm.config import TextConfig
+from minildm.unet import Attention
+
+START, END = "<|startoftext|>", "<|endoftext|>"
+WORD_END = "</w>"  # a mark on the last piece of a word
+CONTRACTIONS = ("'re", "'ve", "'ll", "'s", "'t", "'m", "'d")
+Pair = tuple[str, str]
+
+
+def byte_symbols() -> dict[int, str]:
+    """A printable character for each of the 256 bytes: itself where it has one, otherwise one from U+0100 on.
+
+    Source: Radford et al. 2019 (GPT-2), so that vocab.json and merges.txt are readable text.
+    """
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {byte: chr(byte) for byte in printable} | {byte: chr(256 + place) for place, byte in enumerate(others)}
+
+
+SYMBOL_OF = byte_symbols()
+BYTE_OF = {symbol: byte for byte, symbol in SYMBOL_OF.items()}
+
+
+def split_words(text: str) -> list[str]:
+    """Cut lower-cased text into runs of letters, single digits, contractions ('s) and runs of anything else.
+
+    White space separates and is dropped, as in CLIP.
+    """
+    words = []
+    for chunk in text.lower().split():
+        while chunk:
+            word = next((ending for ending in CONTRACTIONS if chunk.startswith(ending)), None)
+            if word is None:
+                kind, run = next(itertools.groupby(chunk, lambda character: unicodedata.category(character)[0]))
+                word = "".join(run)
+                if kind == "N":
+                    word = chunk[0]
+                elif kind != "L":  # punctuation, marks and symbols run together
+                    other = itertools.takewhile(lambda c: unicodedata.category(c)[0] not in "LN", chunk)
+                    word = "".join(other)
+            words.append(word)
+            chunk = chunk[len(word) :]
+    return words
+
+
+def pieces_of(word: str) -> tuple[str, ...]:
+    """The word's bytes as symbols, the last one marked: where every merge begins."""
+    symbols = [SYMBOL_OF[byte] for byte in word.encode("utf-8", "surrogatepass")]
+    return (*symbols[:-1], symbols[-1] + WORD_END)
+
+
+def merge(pieces: tuple[str, ...], pair: Pair) -> tuple[str, ...]:
+    """Join every occurrence of the pair, from the left."""
+    merged, place = [], 0
+    while place < len(pieces):
+        step = 2 if pieces[place : place + 2] == pair else 1
+        merged.append("".join(pieces[place : place + step]))
+        place += step
+    return tuple(merged)
+
+
+class Tokenizer:
+    """Byte-level byte-pair encoding: any text becomes whole numbers, frequent words a single one.
+
+    Args:
+        merges: the pairs to join, the most important first.
+
+    Numbers are given in CLIP's order: the 256 bytes, the 256 bytes that end a word, one per merge, start, end.
+    Source: Sennrich et al. 2016 (arXiv:1508.07909), algorithm 1.
+    """
+
+    def __init__(self, merges: list[Pair], vocabulary: dict[str, int] | None = None) -> None:
+        symbols = list(SYMBOL_OF.values())
+        names = [*symbols, *(symbol + WORD_END for symbol in symbols), *map("".join, merges), START, END]
+        self.merges = merges
+        self.vocabulary = vocabulary or {name: number for number, name in enumerate(dict.fromkeys(names))}
+        self.rank = {pair: rank for rank, pair in enumerate(merges)}
+        self.names = {number: name for name, number in self.vocabulary.items()}
+        missing = [name for name in names if name not in self.vocabulary]
+        if missing:
+            raise ValueError(f"the vocabulary lacks {missing[0]!r}: vocab.json and merges.txt do not belong together")
+        self._pieces = functools.lru_cache(100_000)(self._apply_merges)
+
+    @classmethod
+    def train(cls, captions: Iterable[str], size: int) -> "Tokenizer":
+        """Join the most frequent pair of neighbours, again and again, until there are `size` tokens or no pair repeats.
+
+        Ties go to the alphabetically first pair, so the result depends on the captions alone.
+
+        Raises:
+            ValueError: a size too small for the bytes and the two special tokens.
+        """
+        if size < 2 * 256 + 2:
+            raise ValueError(f"size={size}: the bytes alone need {2 * 256 + 2} tokens")
+        counts = Counter(word for caption in captions for word in split_words(caption))
+        words = {word: pieces_of(word) for word in counts}
+        pairs: Counter[Pair] = Counter()
+        where: defaultdict[Pair, set[str]] = defaultdict(set)  # the words that hold a pair
+
+        def count(word: str, sign: int) -> None:
+            for pair in itertools.pairwise(words[word]):
+                pairs[pair] += sign * counts[word]
+                where[pair].add(word)
+
+        for word in words:
+            count(word, 1)
+        merges: list[Pair] = []
+        while len(merges) < size - 2 * 256 - 2 and pairs:
+            best = min(pairs, key=lambda pair: (-pairs[pair], pair))
+            if pairs[best] < 2:
+                break
+            merges.append(best)
+            for word in where.pop(best):
+                count(word, -1)
+                words[word] = merge(words[word], best)
+                count(word, 1)
+            del pairs[best]
+        return cls(merges)
+
+    def encode(self, text: str) -> list[int]:
+        """The text's tokens, without start and end."""
+        return [self.vocabulary[piece] for word in split_words(text) for piece in self._pieces(word)]
+
+    def decode(self, tokens: Iterable[int]) -> str:
+        """The text, a space after every word; the special tokens are left out. Bytes that are no UTF-8 show as �."""
+        joined = "".join(self.names[int(token)] for token in tokens if self.names[int(token)] not in (START, END))
+        words = joined.split(WORD_END)
+        return " ".join(bytes(BYTE_OF[symbol] for symbol in word).decode("utf-8", "replace") for word in words).strip()
+
+    def batch(self, texts: list[str], length: int) -> Tensor:
+        """Texts as rows of `length` tokens: start, the text (cut if too long), end, and more ends to fill. N×length, int64."""
+        start, end = self.vocabulary[START], self.vocabulary[END]
+        rows = [[start, *self.encode(text)[: length - 2]] for text in texts]
+        return torch.tensor([row + [end] * (length - len(row)) for row in rows], dtype=torch.long).reshape(-1, length)
+
+    def save(self, folder: Path) -> None:
+        """Write vocab.json and merges.txt."""
+        (folder / "vocab.json").write_text(json.dumps(self.vocabulary, ensure_ascii=False), encoding="utf-8")
+        lines = ["#version: 0.2", *(" ".join(pair) for pair in self.merges)]
+        (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path) -> "Tokenizer":
+        """Read vocab.json and merges.txt, ours or CLIP's own."""
+        lines = (folder / "merges.txt").read_text(encoding="utf-8").split("\n")
+        pairs = [tuple(line.split()) for line in lines if line and not line.startswith("#version")]
+        if any(len(pair) != 2 for pair in pairs):
+            raise ValueError(f"{folder / 'merges.txt'}: each line must hold two pieces")
+        return cls(pairs, json.loads((folder / "vocab.json").read_text(encoding="utf-8")))
+
+    def _apply_merges(self, word: str) -> tuple[str, ...]:
+        pieces = pieces_of(word)
+        while len(pieces) > 1:
+            best = min(itertools.pairwise(pieces), key=lambda pair: self.rank.get(pair, len(self.rank)))
+            if best not in self.rank:
+                break
+            pieces = merge(pieces, best)
+        return pieces
+
+
+class TextBlock(nn.Module):
+    """Self-attention, then a feed-forward network, each on normalised input and added to it (pre-norm)."""
+
+    def __init__(self, config: TextConfig) -> None:
+        super().__init__()
+        width = config.width
+        self.norm1, self.attend = nn.LayerNorm(width), Attention(width, config.heads, bias=True)
+        self.norm2, self.wide, self.narrow = nn.LayerNorm(width), nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+        self.quick_gelu = config.quick_gelu
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        x = x + self.attend(self.norm1(x), mask=mask)
+        h = self.wide(self.norm2(x))
+        h = h * torch.sigmoid(1.702 * h) if self.quick_gelu else F.gelu(h)
+        return x + self.narrow(h)
+
+
+class TextEncoder(nn.Module):
+    """Tokens to vectors, one per token, each knowing what stands before it (and after it, unless causal).
+
+    Source: Radford et al. 2021 (arXiv:2103.00020), section 2.4, with the sizes of `TextConfig`.
+    """
+
+    def __init__(self, config: TextConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.tokens = nn.Embedding(config.vocabulary, config.width)
+        self.positions = nn.Embedding(config.length, config.width)
+        self.blocks = nn.ModuleList(TextBlock(config) for _ in range(config.layers))
+        self.norm = nn.LayerNorm(config.width)
+        nn.init.normal_(self.tokens.weight, std=1.0)
+        nn.init.normal_(self.positions.weight, std=0.5)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Tokens N×L (L up to `config.length`) → states N×L×width.
+
+        Raises:
+            ValueError: more tokens than positions.
+        """
+        length = tokens.shape[1]
+        if length > self.config.length:
+            raise ValueError(f"{length} tokens, but the encoder has {self.config.length} positions: cut the prompt")
+        x = self.tokens(tokens) + self.positions.weight[:length]
+        mask = torch.ones(length, length, dtype=torch.bool, device=x.device).tril() if self.config.causal else None
+        for block in self.blocks:
+            x = block(x, mask)
+        return self.norm(x)
+
+
+def pooled(states: Tensor, tokens: Tensor, end: int) -> Tensor:
+    """One vector per prompt: the state at the first end token, N×L×width → N×width."""
+    return states[torch.arange(len(states)), (tokens == end).int().argmax(1)]

@@ -1,0 +1,134 @@
+"""The command line: what it does, what it says, and that mistakes end in one line with exit code 2."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from minildm.engine import evaluate
+from minildm.engine.cli import main
+from minildm.engine.presets import PRESETS
+
+TINY = (
+    "--limit 96 --autoencoder-steps 4 --autoencoder-batch 8 --steps 5 --batch 8 --sample-steps 3 --checkpoint-every 2 "
+    "--model.T 50 --model.unet.widths 16 32 --model.unet.heads 2 2 --model.unet.context-width 32 --model.unet.groups 8 "
+    "--model.unet.in-channels 4 --model.unet.out-channels 4 --model.autoencoder.latent-channels 4 "
+    "--model.autoencoder.widths 8 8 16 --model.text.width 32 --model.text.layers 1 --model.text.heads 2"
+).split()
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder made by `minildm train`, its judge hardly trained."""
+    folder = tmp_path_factory.mktemp("runs") / "tiny"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluate, "JUDGE_STEPS", 3)
+        assert main(["train", "shapes", "--out", str(folder), *TINY]) == 0
+    return folder
+
+
+def test_train_leaves_a_report_with_pictures(trained: Path) -> None:
+    report = (trained / "report.md").read_text()
+    for name in ("samples/final.png", "loss.png"):
+        assert name in report
+        assert Image.open(trained / name).size[0] > 100
+    for said in ("Peak memory", "Fréchet distance", "never seen in training", "autoencoder + caching + denoiser + samples"):
+        assert said in report
+
+
+def test_evaluate_prints_one_json_object(trained: Path, capsys: pytest.CaptureFixture) -> None:
+    capsys.readouterr()
+    assert main(["evaluate", str(trained), "--samples", "20", "--steps", "2", "--guidance", "2", "--json"]) == 0
+    judged = json.loads(capsys.readouterr().out)
+    wanted = {"prompt_accuracy", "prompt_accuracy_held_out", "judge_accuracy", "reconstruction_accuracy"}
+    others = {"frechet", "frechet_floor", "nearest_train_distance", "samples", "guidance", "steps", "images_per_second"}
+    assert judged.keys() >= wanted | others
+    assert (judged["samples"], judged["steps"], judged["guidance"]) == (20, 2, 2.0)
+    for name in wanted:
+        low, high = judged[f"{name}_interval"]
+        assert 0 <= low <= judged[name] <= high <= 1
+    assert judged["frechet"] > 0 and judged["frechet_floor"] > 0 and judged["images_per_second"] > 0
+
+
+def test_sample_writes_a_picture(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    out = tmp_path / "two.png"
+    assert main(["sample", str(trained), "a red circle", "", "--steps", "2", "--sampler", "ddim", "--out", str(out)]) == 0
+    assert Image.open(out).mode == "RGB" and str(out) in capsys.readouterr().out
+    assert main(["sample", str(trained), "a red circle " * 30, "--steps", "2"]) == 0
+    assert "the rest was cut" in capsys.readouterr().err
+
+
+MISTAKES = [
+    (["fly"], "'fly'"),
+    (["train", "imagenet"], "'imagenet'"),
+    (["train", "shapes", "--no-such-flag", "3"], "no-such-flag"),
+    (["train", "shapes", "--steps", "0"], "steps=0"),
+    (["train", "shapes", "--steps", "many"], "many"),
+    (["train", "shapes", "--steps", "3", "--minutes", "1"], "contradict"),
+    (["train", "shapes", "--lr", "nan"], "lr=nan"),
+    (["train", "shapes", "--minutes", "inf"], "minutes=inf"),
+    (["train", "shapes", "--model.image-size", "30"], "image_size=30"),
+    (["train", "shapes", "--precision", "int3"], "int3"),
+    (["train", "mnist", "--data", "/no/such/folder", "--out", "OUT"], "/no/such/folder"),
+    (["train", "shapes", "--out", "RUN"], "not empty"),
+    (["train", "shapes", "--out", "EMPTY", "--resume"], "no run to resume"),
+    (["train", "shapes", "--out", "RUN", "--resume", "--lr", "1"], "--lr"),
+    (["sample", "EMPTY", "a red circle"], "config.json does not exist"),
+    (["sample", "RUN"], "no prompt"),
+    (["sample", "RUN", "x", "--sampler", "magic"], "magic"),
+    (["sample", "RUN", "x", "--steps", "51"], "steps=51"),
+    (["sample", "RUN", "x", "--guidance", "-1"], "guidance=-1"),
+    (["sample", "RUN", "x", "--out", "x.gif"], "x.gif"),
+    (["evaluate", "RUN", "--samples", "1"], "--samples 1"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "named"), MISTAKES, ids=[" ".join(arguments) for arguments, _ in MISTAKES])
+def test_mistakes_end_in_one_line(
+    arguments: list[str], named: str, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "empty").mkdir()
+    places = {"RUN": str(trained), "EMPTY": str(tmp_path / "empty"), "OUT": str(tmp_path / "out")}
+    before = sorted((path, path.stat().st_mtime_ns) for path in trained.rglob("*"))
+    assert main([places.get(argument, argument) for argument in arguments]) == 2
+    said = capsys.readouterr().err.strip()
+    assert len(said.splitlines()) == 1 and named in said and "Traceback" not in said, said
+    assert before == sorted((path, path.stat().st_mtime_ns) for path in trained.rglob("*")), "nothing was touched"
+
+
+def test_help_names_every_command_without_torch() -> None:
+    code = "import sys, minildm.engine.cli as cli; cli.main(['--help']); sys.exit('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    for command in ("demo", "train", "sample", "evaluate", "doctor"):
+        assert f"\n  {command}" in done.stdout
+
+
+def test_every_field_is_a_flag(capsys: pytest.CaptureFixture) -> None:
+    assert main(["train", "shapes", "--help"]) == 0
+    shown = capsys.readouterr().out
+    for field in dataclasses.fields(PRESETS["shapes"][1]):
+        if field.name != "model":
+            assert f"--{field.name.replace('_', '-')}" in shown
+
+
+@pytest.mark.slow
+def test_ctrl_c_in_a_terminal_prints_the_command_that_resumes(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "minildm", "train", "shapes", "--out", str(out), *TINY]
+    command[command.index("--steps") + 1] = "2000"
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env={**os.environ})
+    patience = time.monotonic() + 120
+    while not (out / "latest").exists() and time.monotonic() < patience:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert f"minildm train shapes --out {out} --resume" in said and "Traceback" not in said
+    assert (out / "latest").exists()

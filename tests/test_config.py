@@ -1,0 +1,157 @@
+"""Configurations survive JSON; every impossible one is refused by name and value."""
+
+import dataclasses
+import json
+import math
+
+import pytest
+
+from minildm.config import AutoencoderConfig, LatentDiffusionConfig, TextConfig, UNetConfig, from_dict, to_dict
+from minildm.engine.presets import PRESETS, Settings
+
+OTHER_MODEL = LatentDiffusionConfig(
+    image_size=64,
+    unet=UNetConfig(3, 3, (32, 64, 96), 2, (True, False, True), (2, 4, 8), 2, False, 64, 16, 8, True),
+    autoencoder=AutoencoderConfig(1, 3, (8, 16), 2, 8, False),
+    text=TextConfig(700, 30, 64, 3, 2, False, False),
+    schedule="scaled_linear",
+    T=500,
+    zero_terminal_snr=True,
+    prediction="flow",
+)
+OTHER_SETTINGS = Settings(data="somewhere", templates=("{label}",), minutes=None, min_snr=None, lr=3e-4, model=OTHER_MODEL)
+
+
+def through_json(config):
+    return from_dict(type(config), json.loads(json.dumps(to_dict(config))))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [LatentDiffusionConfig(), OTHER_MODEL, Settings(), OTHER_SETTINGS, UNetConfig(context_width=None)]
+    + [settings for _, settings in PRESETS.values()],
+    ids=lambda config: type(config).__name__,
+)
+def test_a_configuration_survives_json(config):
+    again = through_json(config)
+    assert again == config and type(again) is type(config) and hash(again) == hash(config)
+    for field in dataclasses.fields(config):  # tuples stay tuples, all the way down
+        assert type(getattr(again, field.name)) is type(getattr(config, field.name))
+
+
+def test_the_example_differs_from_the_defaults_everywhere():
+    """Otherwise a field that is dropped on the way through JSON would not be noticed."""
+
+    def leaves(config, prefix=""):
+        for field in dataclasses.fields(config):
+            value = getattr(config, field.name)
+            if dataclasses.is_dataclass(value):
+                yield from leaves(value, f"{prefix}{field.name}.")
+            else:
+                yield prefix + field.name, value
+
+    default, other = dict(leaves(LatentDiffusionConfig())), dict(leaves(OTHER_MODEL))
+    assert default.keys() == other.keys()
+    assert not [name for name in default if default[name] == other[name]]
+
+
+def test_fields_left_out_have_their_defaults():
+    assert from_dict(Settings, {}) == Settings()
+    assert from_dict(LatentDiffusionConfig, {"T": 7}) == dataclasses.replace(LatentDiffusionConfig(), T=7)
+
+
+def test_configurations_are_frozen():
+    for config in (Settings(), LatentDiffusionConfig(), UNetConfig(), TextConfig(), AutoencoderConfig()):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            config.seed = 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "named"),
+    [
+        (Settings, {"stepz": 3}, ["Settings", "stepz", "steps"]),
+        (Settings, {"model": {"unet": {"with": 3}}}, ["UNetConfig", "with", "widths"]),
+        (LatentDiffusionConfig, {"text": {"size": 1}}, ["TextConfig", "size"]),
+        (LatentDiffusionConfig, {"text": 5}, ["TextConfig", "5"]),
+        (Settings, [1, 2], ["Settings", "[1, 2]"]),
+        (Settings, {"steps": "many"}, ["Settings", "str"]),
+        (UNetConfig, {"widths": ["a", "b"]}, ["UNetConfig", "str"]),
+        (LatentDiffusionConfig, {"image_size": 31}, ["image_size=31"]),
+    ],
+)
+def test_what_from_dict_cannot_use_is_refused(kind, values, named):
+    with pytest.raises(ValueError) as error:
+        from_dict(kind, values)
+    assert all(word in str(error.value) for word in named) and "\n" not in str(error.value)
+
+
+WRONG = [
+    (UNetConfig, {"widths": ()}, "()"),
+    (UNetConfig, {"attention": (True,)}, "attention=(True,)"),
+    (UNetConfig, {"heads": (1, 2, 4)}, "heads=(1, 2, 4)"),
+    (UNetConfig, {"heads": (4, 5)}, "heads=5"),
+    (UNetConfig, {"heads": (0, 4)}, "heads=0"),
+    (UNetConfig, {"widths": (64, 100)}, "width 100"),
+    (UNetConfig, {"groups": 48}, "groups=48"),
+    (UNetConfig, {"groups": 0}, "groups=0"),
+    (UNetConfig, {"widths": (0, 128)}, "width 0"),
+    (UNetConfig, {"widths": (-64, 128)}, "-64"),
+    (AutoencoderConfig, {"widths": ()}, "()"),
+    (AutoencoderConfig, {"widths": (32, 33)}, "width 33"),
+    (AutoencoderConfig, {"groups": 5}, "groups=5"),
+    (TextConfig, {"heads": 3}, "heads=3"),
+    (TextConfig, {"heads": 0}, "heads=0"),
+    (TextConfig, {"length": 1}, "length=1"),
+    (LatentDiffusionConfig, {"image_size": 36}, "image_size=36"),
+    (LatentDiffusionConfig, {"image_size": 0}, "image_size=0"),
+    (LatentDiffusionConfig, {"image_size": -32}, "image_size=-32"),
+    (LatentDiffusionConfig, {"text": TextConfig(width=64)}, "text.width=64"),
+    (LatentDiffusionConfig, {"unet": UNetConfig(context_width=None)}, "context_width=None"),
+    (LatentDiffusionConfig, {"unet": UNetConfig(in_channels=8)}, "in_channels=8"),
+    (LatentDiffusionConfig, {"unet": UNetConfig(out_channels=8)}, "out_channels=8"),
+    (LatentDiffusionConfig, {"autoencoder": AutoencoderConfig(latent_channels=3)}, "latent_channels=3"),
+    (LatentDiffusionConfig, {"zero_terminal_snr": True, "prediction": "epsilon"}, "epsilon"),
+    # A misspelt choice, as from a config.json edited by hand.
+    (LatentDiffusionConfig, {"schedule": "cosin"}, "cosin"),
+    (LatentDiffusionConfig, {"prediction": "noise"}, "noise"),
+    (LatentDiffusionConfig, {"T": 1}, "T=1"),
+    (LatentDiffusionConfig, {"T": 0}, "T=0"),
+    (UNetConfig, {"in_channels": 0, "out_channels": 0}, "in_channels=0"),
+    (AutoencoderConfig, {"image_channels": 0}, "image_channels=0"),
+    (Settings, {"fit": "stretch"}, "stretch"),
+    (Settings, {"precision": "fp16"}, "fp16"),
+    (Settings, {"templates": ()}, "templates=()"),
+    (Settings, {"autoencoder_share": 0.0}, "autoencoder_share=0.0"),
+    (Settings, {"autoencoder_share": 1.0}, "autoencoder_share=1.0"),
+    (Settings, {"autoencoder_share": math.nan}, "autoencoder_share=nan"),
+    (Settings, {"sample_steps": 1001}, "sample_steps=1001"),
+    *((Settings, {name: 0}, f"{name}=0") for name in "autoencoder_steps autoencoder_batch steps batch checkpoint_every".split()),
+    *((Settings, {name: -1}, f"{name}=-1") for name in "preview_every sample_steps limit warmup".split()),
+    *((Settings, {name: 0.0}, f"{name}=0.0") for name in "autoencoder_lr lr clip minutes min_snr".split()),
+    *(
+        (Settings, {name: math.nan}, f"{name}=nan")
+        for name in "lr minutes min_snr kl_weight weight_decay guidance ema drop_caption".split()
+    ),
+    *((Settings, {name: math.inf}, f"{name}=inf") for name in "lr minutes min_snr kl_weight weight_decay guidance ema".split()),
+    *((Settings, {name: -0.5}, f"{name}=-0.5") for name in "kl_weight weight_decay guidance drop_caption ema".split()),
+    *((Settings, {name: 1.0}, f"{name}=1.0") for name in "drop_caption ema".split()),
+]
+
+
+@pytest.mark.parametrize(("kind", "values", "named"), WRONG, ids=[f"{kind.__name__}-{named}" for kind, _, named in WRONG])
+def test_an_impossible_configuration_is_refused(kind, values, named):
+    with pytest.raises(ValueError) as error:
+        kind(**values)
+    assert named in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_describes_itself_and_can_be_written_down(name):
+    description, settings = PRESETS[name]
+    assert description and "\n" not in description
+    assert settings.model.text.width == settings.model.unet.context_width
+    assert settings.model.image_size // settings.model.autoencoder.factor >= 2 ** (len(settings.model.unet.widths) - 1)
+
+
+def test_the_factor_counts_halvings():
+    assert [AutoencoderConfig(widths=(32,) * levels).factor for levels in (1, 2, 3, 4)] == [1, 2, 4, 8]

@@ -1,0 +1,121 @@
+"""The complete model: sampling does not depend on the batch, saving loses nothing, bad input is named."""
+
+import json
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+
+from conftest import TINY
+from minildm.ldm import LatentDiffusion
+from minildm.samplers import SAMPLERS
+from minildm.text import Tokenizer
+
+PROMPTS = ["a red circle", "a large blue square at the centre", "", "two green crosses"]
+
+
+@pytest.fixture(scope="module")
+def model() -> LatentDiffusion:
+    """Random weights, none of them zero, so that text and time have an effect."""
+    torch.manual_seed(0)
+    model = LatentDiffusion(TINY, Tokenizer.train(PROMPTS, 560)).eval()
+    for parameter in model.parameters():
+        if parameter.ndim > 1:
+            torch.nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
+    return model
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("guidance", [1.0, 3.0])
+def test_a_prompt_gives_the_same_image_alone_and_in_a_batch(model: LatentDiffusion, sampler: str, guidance: float) -> None:
+    together = model.generate(PROMPTS, sampler=sampler, steps=5, guidance=guidance, seed=7)
+    for place, prompt in enumerate(PROMPTS):
+        alone = model.generate([prompt], sampler=sampler, steps=5, guidance=guidance, seed=7 + place)
+        assert (alone[0] - together[place]).abs().max() < 1e-5
+
+
+def test_same_seed_same_image_other_seed_or_prompt_another(model: LatentDiffusion) -> None:
+    first, again = (model.generate(["a red circle"], steps=4, seed=3) for _ in range(2))
+    assert torch.equal(first, again)
+    assert (first - model.generate(["a red circle"], steps=4, seed=4)).abs().max() > 1e-3
+    assert (first - model.generate(["two green crosses"], steps=4, seed=3)).abs().max() > 1e-4
+
+
+def test_guidance_is_linear_between_null_and_conditional(model: LatentDiffusion) -> None:
+    x, t = torch.randn(2, 4, 8, 8), torch.tensor([50, 50])
+    prompts = PROMPTS[:2]
+    null, cond, triple = (model.denoiser(prompts, w)(x, t) for w in (0.0, 1.0, 3.0))
+    assert torch.allclose(triple, null + 3 * (cond - null), atol=1e-4)
+    assert torch.allclose(null, model.denoiser(["", ""], 1.0)(x, t), atol=1e-5), "the null condition is the empty prompt"
+    assert (cond - null).abs().max() > 1e-3
+
+
+def test_save_and_load_lose_nothing(model: LatentDiffusion, tmp_path: Path) -> None:
+    model.save(tmp_path)
+    loaded = LatentDiffusion.load(tmp_path)
+    assert loaded.config == model.config
+    assert torch.equal(loaded.generate(PROMPTS, steps=3), model.generate(PROMPTS, steps=3))
+
+
+def test_pickles_are_refused(model: LatentDiffusion, tmp_path: Path) -> None:
+    model.save(tmp_path)
+
+    class Bomb:
+        def __reduce__(self):
+            return (Path(tmp_path / "exploded").touch, ())
+
+    for offer in (lambda path: torch.save(model.state_dict(), path), lambda path: path.write_bytes(pickle.dumps(Bomb()))):
+        offer(tmp_path / "model.safetensors")
+        with pytest.raises(ValueError, match="no whole safetensors file"):
+            LatentDiffusion.load(tmp_path)
+    assert not (tmp_path / "exploded").exists()
+
+
+def test_damaged_folders_are_named(model: LatentDiffusion, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"config\.json does not exist"):
+        LatentDiffusion.load(tmp_path)
+    model.save(tmp_path)
+    whole = (tmp_path / "model.safetensors").read_bytes()
+    (tmp_path / "model.safetensors").write_bytes(whole[:-10])
+    with pytest.raises(ValueError, match="no whole safetensors"):
+        LatentDiffusion.load(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match="--resume"):
+        LatentDiffusion.load(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(whole)
+    document = json.loads((tmp_path / "config.json").read_text())
+    document["model"]["unet"]["widths"] = [16, 64]
+    (tmp_path / "config.json").write_text(json.dumps(document))
+    with pytest.raises(ValueError, match="does not fit"):
+        LatentDiffusion.load(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(document | {"layout": 99}))
+    with pytest.raises(ValueError, match="layout 99"):
+        LatentDiffusion.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"sampler": "magic"}, "sampler 'magic' is unknown"),
+        ({"steps": 0}, "steps=0"),
+        ({"steps": 101}, "steps=101"),
+        ({"guidance": -1.0}, r"guidance=-1\.0"),
+        ({"guidance": float("nan")}, "guidance=nan"),
+        ({"prompts": []}, "no prompt"),
+    ],
+)
+def test_bad_requests_are_named(model: LatentDiffusion, options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        model.generate(**({"prompts": ["a red circle"]} | options))
+
+
+def test_loss_of_a_perfect_network_is_zero_and_depends_on_the_generator(model: LatentDiffusion) -> None:
+    latents, tokens = torch.randn(4, 4, 8, 8), model.tokens(PROMPTS)
+    losses = [model.loss(latents, tokens, generator=torch.Generator().manual_seed(seed)).item() for seed in (0, 0, 1)]
+    assert losses[0] == losses[1] != losses[2]
+
+
+def test_a_model_without_tokenizer_says_so() -> None:
+    with pytest.raises(ValueError, match="no tokenizer"):
+        LatentDiffusion(TINY).generate(["a red circle"])

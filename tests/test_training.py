@@ -1,0 +1,152 @@
+"""The training run: reproducible, resumable, and complete."""
+
+import dataclasses
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from minildm.engine import checkpoints, stages
+from minildm.engine.errors import UserError
+from minildm.engine.presets import Settings
+from minildm.engine.train import Interrupted, Run, stored_settings
+from minildm.ldm import LatentDiffusion
+
+
+def weights(folder: Path) -> bytes:
+    return (folder / "model.safetensors").read_bytes()
+
+
+def interrupt_at(monkeypatch: pytest.MonkeyPatch, stage: type, step: int) -> None:
+    """Have the process receive SIGINT, as from Ctrl-C, while it takes this step."""
+    original = stage.step
+
+    def step_and_signal(self, number):
+        if number == step and not getattr(interrupt_at, "sent", False):
+            interrupt_at.sent = True
+            os.kill(os.getpid(), signal.SIGINT)
+        return original(self, number)
+
+    interrupt_at.sent = False
+    monkeypatch.setattr(stage, "step", step_and_signal)
+
+
+def test_same_seed_same_weights_other_seed_other_weights(tiny_settings: Settings, tmp_path: Path) -> None:
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        Run(tmp_path / name, dataclasses.replace(tiny_settings, seed=seed), resume=False).train()
+    assert weights(tmp_path / "a") == weights(tmp_path / "b")
+    assert weights(tmp_path / "a") != weights(tmp_path / "c")
+
+
+@pytest.mark.parametrize(("stage", "step"), [(stages.AutoencoderStage, 1), (stages.AutoencoderStage, 5), (stages.DenoiserStage, 4)])
+def test_ctrl_c_saves_and_resume_ends_with_the_same_bits(
+    stage: type, step: int, tiny_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Run(tmp_path / "whole", tiny_settings, resume=False).train()
+    interrupt_at(monkeypatch, stage, step)
+    with pytest.raises(Interrupted):
+        Run(tmp_path / "cut", tiny_settings, resume=False).train()
+    assert not (tmp_path / "cut" / "model.safetensors").exists()
+    assert checkpoints.load(tmp_path / "cut").step == step + 1, "the interrupted step is finished and saved"
+    Run(tmp_path / "cut", tiny_settings, resume=True).train()
+    assert weights(tmp_path / "whole") == weights(tmp_path / "cut")
+
+    def without_times(folder: Path) -> list[dict]:
+        lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        return [{key: line[key] for key in ("stage", "step")} for line in lines]
+
+    kept = without_times(tmp_path / "cut")
+    assert kept == sorted(kept, key=lambda line: (line["stage"], line["step"])), "lines are in order"
+    assert {(line["stage"], line["step"]) for line in kept} >= {("autoencoder", 6), ("denoiser", 8)}
+
+
+def test_resume_after_a_crash_between_checkpoints(tiny_settings: Settings, tmp_path: Path, monkeypatch) -> None:
+    """What was done after the last checkpoint is done again, the same way."""
+    Run(tmp_path / "whole", tiny_settings, resume=False).train()
+    original = stages.DenoiserStage.step
+
+    def crash(self, number):
+        if number == 7:
+            raise RuntimeError("power cut")
+        return original(self, number)
+
+    monkeypatch.setattr(stages.DenoiserStage, "step", crash)
+    with pytest.raises(RuntimeError):
+        Run(tmp_path / "cut", tiny_settings, resume=False).train()
+    assert checkpoints.load(tmp_path / "cut").step == 6
+    monkeypatch.undo()
+    Run(tmp_path / "cut", tiny_settings, resume=True).train()
+    assert weights(tmp_path / "whole") == weights(tmp_path / "cut")
+
+
+def test_run_folder_is_complete_and_rebuilds_the_run(tiny_settings: Settings, tmp_path: Path) -> None:
+    run = Run(tmp_path / "run", tiny_settings, resume=False)
+    averaged = run.train()
+    for name in ("config.json", "model.safetensors", "vocab.json", "merges.txt", "metrics.jsonl"):
+        assert (tmp_path / "run" / name).exists(), name
+    assert stored_settings(tmp_path / "run") == run.settings
+    loaded = LatentDiffusion.load(tmp_path / "run")
+    for (name, ours), theirs in zip(averaged.state_dict().items(), loaded.state_dict().values(), strict=True):
+        assert torch.equal(ours, theirs), name
+    assert loaded.tokens(["a red circle"]).tolist() == averaged.tokens(["a red circle"]).tolist()
+
+
+def test_scale_makes_training_latents_unit_variance(tiny_settings: Settings, tmp_path: Path) -> None:
+    from minildm.engine.data import load, to_float
+
+    model = Run(tmp_path / "run", dataclasses.replace(tiny_settings, precision="float32"), resume=False).train()
+    train, _ = load(tiny_settings)
+    with torch.no_grad():
+        latents = model.encode(to_float(train.images)).sample(torch.randn(96, 4, 8, 8, generator=torch.Generator().manual_seed(0)))
+    error = (2 / latents.numel()) ** 0.5 * 5  # five standard errors of a variance of independent normal values
+    assert abs(float(latents.var()) - 1) < error + 0.01
+    assert float(load_file(tmp_path / "run" / "model.safetensors")["autoencoder.scale"]) != 1
+
+
+def test_a_folder_with_something_in_it_is_never_overwritten(tiny_settings: Settings, tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("keep me")
+    with pytest.raises(UserError, match="not empty"):
+        Run(tmp_path, tiny_settings, resume=False)
+    with pytest.raises(UserError, match="no run to resume"):
+        Run(tmp_path, tiny_settings, resume=True)
+    assert (tmp_path / "mine.txt").read_text() == "keep me"
+
+
+def test_a_loss_that_is_no_number_stops_the_run(tiny_settings: Settings, tmp_path: Path, monkeypatch) -> None:
+    original = stages.DenoiserStage.loss
+    monkeypatch.setattr(stages.DenoiserStage, "loss", lambda *args: original(*args) * float("nan"))
+    with pytest.raises(UserError, match=r"the loss became nan.*learning rate"):
+        Run(tmp_path / "run", tiny_settings, resume=False).train()
+
+
+def test_minutes_become_steps_once(tiny_settings: Settings, tmp_path: Path) -> None:
+    """A plan is made from a timing, stored, and not made again on resume; the weights start as if nothing was timed."""
+    run = Run(tmp_path / "run", dataclasses.replace(tiny_settings, minutes=0.02), resume=False)
+    run.train()
+    stored = stored_settings(tmp_path / "run")
+    assert (stored.steps, stored.autoencoder_steps) != (tiny_settings.steps, tiny_settings.autoencoder_steps)
+    planned = dataclasses.replace(stored, minutes=None)
+    Run(tmp_path / "same", planned, resume=False).train()
+    assert weights(tmp_path / "run") == weights(tmp_path / "same")
+
+
+def test_dropped_captions_are_the_stated_share(tiny_settings: Settings, tmp_path: Path, monkeypatch) -> None:
+    """The null condition is the encoding of "", and about `drop_caption` of all captions become it."""
+    seen = []
+
+    def record(self, latents, tokens, **_):
+        seen.append(tokens)
+        return latents.sum() * 0 + sum(parameter.sum() * 0 for parameter in self.unet.parameters())
+
+    monkeypatch.setattr(LatentDiffusion, "loss", record)
+    settings = dataclasses.replace(tiny_settings, drop_caption=0.3, steps=60)
+    model = Run(tmp_path / "run", settings, resume=False).train()
+    tokens = torch.cat(seen)
+    null = (tokens == model.tokens([""])).all(1).double()
+    error = (0.3 * 0.7 / len(null)) ** 0.5
+    print(f"null captions: {null.mean():.3f}, expected 0.3 ± {error:.3f}")
+    assert abs(null.mean() - 0.3) < 4 * error
