@@ -83,7 +83,7 @@ def euler(denoise: Denoise, schedule: NoiseSchedule, x_T: Tensor, times: Tensor)
     With y = x/a and r = σ/a (data plus noise of standard deviation r), the ODE is dy/dr = (y − x̂_0)/r: the noise found.
     One Euler step in r is one step of DDIM with η = 0, up to rounding.
 
-    Args, yields: as `ddim`; a time where a = 0 (zero terminal SNR) has no r: use ddim or dpmpp.
+    Args, yields: as `ddim`; a time where a = 0 (zero terminal SNR) has no r: use ddim, heun or dpmpp.
 
     Source: Karras et al. 2022 (arXiv:2206.00364), Eqs. 1 and 3.
     """
@@ -91,33 +91,43 @@ def euler(denoise: Denoise, schedule: NoiseSchedule, x_T: Tensor, times: Tensor)
     x, x0 = x_T, None
     yield times[0].item(), x, x0
     for t, s in itertools.pairwise(times):
-        (a_t, n_t), (a_s, n_s) = _rates(schedule, t, x), _rates(schedule, s, x)
-        y, r, r_next = x / a_t, n_t / a_t, n_s / a_s
+        (a_t, n_t), (a_s, n_s) = _rates(schedule, t, x.double()), _rates(schedule, s, x.double())
+        y, r, r_next = x.double() / a_t, n_t / a_t, n_s / a_s  # near pure noise r is in the thousands: float64
         x0 = denoise(x, t.expand(len(x)))
-        x = a_s * (y + (r_next - r) * (y - x0) / r)
+        x = (a_s * (y + (r_next - r) * (y - x0) / r)).to(x)
         yield s.item(), x, x0
 
 
 def heun(denoise: Denoise, schedule: NoiseSchedule, x_T: Tensor, times: Tensor) -> Iterator[Step]:
-    """Heun's method on the same ODE as `euler`: step, look again from there, and go by the mean of the two slopes.
+    """Heun's method on the probability-flow ODE: step, look again from there, and go by the mean of the two slopes.
 
-    Second order for two evaluations a step; the step to r = 0 is Euler's, since the slope there is 0/0.
+    In the angle φ = atan(σ/a), and with u = x/√(a² + σ²) = cos φ x_0 + sin φ ε, the ODE is
+    du/dφ = cos φ ε̂ − sin φ x̂_0, the predicted velocity: bounded at both ends, while `euler`'s r = tan φ is not, and a
+    mean of slopes over a step that spans thousands of r would be worthless. Second order for two evaluations a step; in
+    the step to σ = 0, where ε̂ is 0/0, x = a x̂_0.
 
-    Args, yields: as `euler`.   Source: Karras et al. 2022 (arXiv:2206.00364), algorithm 1.
+    Args, yields: as `ddim`.
+
+    Source: Karras et al. 2022 (arXiv:2206.00364), algorithm 1, in another variable (Salimans & Ho 2022, appendix D).
     """
-    _refuse_zero_signal(schedule, times)
+
+    def slope(u: Tensor, x0: Tensor, angle: Tensor) -> Tensor:
+        return torch.cos(angle) * (u - torch.cos(angle) * x0) / torch.sin(angle) - torch.sin(angle) * x0
+
     x, x0 = x_T, None
     yield times[0].item(), x, x0
     for t, s in itertools.pairwise(times):
         (a_t, n_t), (a_s, n_s) = _rates(schedule, t, x), _rates(schedule, s, x)
-        y, r, r_next = x / a_t, n_t / a_t, n_s / a_s
+        angle, angle_next, norm_next = torch.atan2(n_t, a_t), torch.atan2(n_s, a_s), torch.hypot(a_s, n_s)
         x0 = denoise(x, t.expand(len(x)))
-        slope = (y - x0) / r
-        y_next = y + (r_next - r) * slope
-        if r_next > 0:
-            x0 = denoise(a_s * y_next, s.expand(len(x)))
-            y_next = y + (r_next - r) * (slope + (y_next - x0) / r_next) / 2
-        x = a_s * y_next
+        if s > 0:
+            u, step = x / torch.hypot(a_t, n_t), angle_next - angle
+            first = slope(u, x0, angle)
+            u_next = u + step * first
+            x0_next = denoise(norm_next * u_next, s.expand(len(x)))
+            x = norm_next * (u + step * (first + slope(u_next, x0_next, angle_next)) / 2)
+        else:
+            x = a_s * x0
         yield s.item(), x, x0
 
 
@@ -152,4 +162,4 @@ def _rates(schedule: NoiseSchedule, t: Tensor, like: Tensor) -> tuple[Tensor, Te
 
 def _refuse_zero_signal(schedule: NoiseSchedule, times: Tensor) -> None:
     if bool((schedule.signal(times) == 0).any()):
-        raise ValueError("at zero terminal SNR σ/a is infinite, so euler and heun cannot start there; use ddim or dpmpp")
+        raise ValueError("at zero terminal SNR σ/a is infinite, so euler cannot start there; use ddim, heun or dpmpp")

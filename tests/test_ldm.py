@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-
 from conftest import TINY
+
 from minildm.ldm import LatentDiffusion
 from minildm.samplers import SAMPLERS
 from minildm.text import Tokenizer
@@ -22,7 +22,7 @@ def model() -> LatentDiffusion:
     model = LatentDiffusion(TINY, Tokenizer.train(PROMPTS, 560)).eval()
     for parameter in model.parameters():
         if parameter.ndim > 1:
-            torch.nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
+            torch.nn.init.normal_(parameter, std=0.7 * parameter[0].numel() ** -0.5)
     return model
 
 

@@ -117,7 +117,7 @@ def test_sampler_draws_from_the_data_distribution(name: str) -> None:
     assert_drawn_from_mixture(x)
 
 
-@pytest.mark.parametrize("name", ["ddpm", "ddim", "ddim, eta 1", "dpmpp"])
+@pytest.mark.parametrize("name", ["ddpm", "ddim", "ddim, eta 1", "heun", "dpmpp"])
 def test_sampling_from_pure_noise_at_zero_terminal_snr(name: str) -> None:
     """With ᾱ_T = 0, x_T ~ N(0, I) is exact, and v-prediction carries the samplers through the step without signal."""
     exact = mixture_denoiser(ZERO_SNR)
@@ -134,14 +134,13 @@ def test_sampling_from_pure_noise_at_zero_terminal_snr(name: str) -> None:
     assert_drawn_from_mixture(steps[-1][1])
 
 
-@pytest.mark.parametrize("sampler", [euler, heun])
-def test_euler_and_heun_refuse_zero_terminal_snr(sampler: Callable) -> None:
+def test_euler_refuses_zero_terminal_snr() -> None:
     """σ/a is infinite at T: refused in one line before anything is computed. From T − 1 on they run."""
     exact, x = mixture_denoiser(ZERO_SNR), randn(4, 1, seed=1)
     with pytest.raises(ValueError, match="zero terminal SNR") as error:
-        list(sampler(exact, ZERO_SNR, x, torch.tensor([T, 500, 0])))
+        list(euler(exact, ZERO_SNR, x, torch.tensor([T, 500, 0])))
     assert "\n" not in str(error.value)
-    assert torch.isfinite(last(sampler(exact, ZERO_SNR, x, torch.tensor([T - 1, 500, 0])))).all()
+    assert torch.isfinite(last(euler(exact, ZERO_SNR, x, torch.tensor([T - 1, 500, 0])))).all()
 
 
 @every_sampler

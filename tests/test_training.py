@@ -42,7 +42,10 @@ def test_same_seed_same_weights_other_seed_other_weights(tiny_settings: Settings
     assert weights(tmp_path / "a") != weights(tmp_path / "c")
 
 
-@pytest.mark.parametrize(("stage", "step"), [(stages.AutoencoderStage, 1), (stages.AutoencoderStage, 5), (stages.DenoiserStage, 4)])
+MOMENTS = [(stages.AutoencoderStage, 1), (stages.AutoencoderStage, 5), (stages.DenoiserStage, 4)]
+
+
+@pytest.mark.parametrize(("stage", "step"), MOMENTS)
 def test_ctrl_c_saves_and_resume_ends_with_the_same_bits(
     stage: type, step: int, tiny_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -51,8 +54,11 @@ def test_ctrl_c_saves_and_resume_ends_with_the_same_bits(
     with pytest.raises(Interrupted):
         Run(tmp_path / "cut", tiny_settings, resume=False).train()
     assert not (tmp_path / "cut" / "model.safetensors").exists()
-    assert checkpoints.load(tmp_path / "cut").step == step + 1, "the interrupted step is finished and saved"
-    Run(tmp_path / "cut", tiny_settings, resume=True).train()
+    saved = checkpoints.load(tmp_path / "cut")
+    assert saved.step == step + 1, "the interrupted step is finished and saved"
+    resumed = Run(tmp_path / "cut", tiny_settings, resume=True)
+    resumed.train()
+    assert resumed.clock.seconds[saved.stage] > saved.facts["seconds"][saved.stage] > 0, "time before the stop counts"
     assert weights(tmp_path / "whole") == weights(tmp_path / "cut")
 
     def without_times(folder: Path) -> list[dict]:
@@ -101,7 +107,8 @@ def test_scale_makes_training_latents_unit_variance(tiny_settings: Settings, tmp
     model = Run(tmp_path / "run", dataclasses.replace(tiny_settings, precision="float32"), resume=False).train()
     train, _ = load(tiny_settings)
     with torch.no_grad():
-        latents = model.encode(to_float(train.images)).sample(torch.randn(96, 4, 8, 8, generator=torch.Generator().manual_seed(0)))
+        noise = torch.randn(96, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+        latents = model.encode(to_float(train.images)).sample(noise)
     error = (2 / latents.numel()) ** 0.5 * 5  # five standard errors of a variance of independent normal values
     assert abs(float(latents.var()) - 1) < error + 0.01
     assert float(load_file(tmp_path / "run" / "model.safetensors")["autoencoder.scale"]) != 1

@@ -44,7 +44,7 @@ class Demo:
             count += 1
             folder = self.out.with_name(f"{self.out.name}-{count}")
         settings = dataclasses.replace(PRESETS["shapes"][1], minutes=self.minutes)
-        train_and_report(folder, settings, (folder / "config.json").exists(), samples=1000)
+        train_and_report("shapes", folder, settings, (folder / "config.json").exists(), samples=1000)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -193,17 +193,17 @@ def train(arguments: list[str]) -> int:
     if options.resume and given - {"--out", "--resume"}:
         extra = sorted(given - {"--out", "--resume"})[0]
         raise UserError(f"{extra} cannot be changed by --resume, which goes on with the stored settings: leave it out")
-    return train_and_report(folder, options.settings, options.resume, samples=2000)
+    return train_and_report(name, folder, options.settings, options.resume, samples=2000)
 
 
-def train_and_report(folder: Path, settings: Settings, resume: bool, samples: int) -> int:
+def train_and_report(preset: str, folder: Path, settings: Settings, resume: bool, samples: int) -> int:
     """Train, judge, report, and say where everything is."""
     from minildm.engine.evaluate import evaluate
     from minildm.engine.report import judge_table, write_report
     from minildm.engine.train import Interrupted, Run
 
     training = Run(folder, settings, resume)
-    again = f"minildm train {preset_of(settings)} --out {folder} --resume"
+    again = f"minildm train {preset} --out {folder} --resume"
     try:
         training.train()
     except Interrupted:
@@ -217,11 +217,6 @@ def train_and_report(folder: Path, settings: Settings, resume: bool, samples: in
     print("\n".join(judge_table(judged)))
     print(f"\nreport    {report}\npictures  {folder / 'samples'}\nmore      minildm sample {folder} {json.dumps(prompt)}")
     return 0
-
-
-def preset_of(settings: Settings) -> str:
-    """The preset whose model this is, for a command that can be typed again."""
-    return next((name for name, (_, preset) in PRESETS.items() if preset.model == settings.model), "folder")
 
 
 def parse(kind: type, arguments: list[str], program: str, default: object = tyro.MISSING) -> object | None:

@@ -35,18 +35,26 @@ class Interrupted(Exception):
 
 @dataclasses.dataclass
 class Clock:
-    """Seconds spent in each part of the run, those before a resume included."""
+    """Seconds spent in each part of the run, those before a resume included, up to the last `tick`."""
 
     seconds: dict[str, float]
+    part: str = ""
+    since: float = 0.0
 
     @contextlib.contextmanager
     def measure(self, part: str) -> Iterator[None]:
         """Add the time of a block to a part."""
-        start = time.monotonic()
+        self.part, self.since = part, time.monotonic()
         try:
             yield
         finally:
-            self.seconds[part] = self.seconds.get(part, 0.0) + time.monotonic() - start
+            self.tick()
+
+    def tick(self) -> None:
+        """Add the time since the last tick to the present part."""
+        now = time.monotonic()
+        self.seconds[self.part] = self.seconds.get(self.part, 0.0) + now - self.since
+        self.since = now
 
 
 class Run:
@@ -177,6 +185,7 @@ class Run:
     def checkpoint(self, stage: Stage, done: int) -> None:
         """Save where the run stands."""
         number = done + (self.settings.autoencoder_steps if stage.name == "denoiser" else 0)
+        self.clock.tick()
         facts = {"seconds": self.clock.seconds, "lines": self.lines}
         checkpoints.save(self.folder, Checkpoint(stage.name, done, stage.tensors(), facts), f"step-{number}")
 
