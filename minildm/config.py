@@ -5,8 +5,9 @@ cores train in minutes; Stable Diffusion 1.5 is the same classes with other numb
 """
 
 import dataclasses
-from typing import Any, Literal, get_type_hints
+from typing import Any, Literal, get_args, get_type_hints
 
+Schedule = Literal["linear", "cosine", "scaled_linear"]
 Prediction = Literal["epsilon", "x0", "v", "flow"]
 
 
@@ -17,6 +18,20 @@ def check_groups(widths: tuple[int, ...], groups: int) -> None:
     for width in widths:
         if groups < 1 or width < 1 or width % groups:
             raise ValueError(f"groups={groups} does not divide the width {width}: choose a divisor")
+
+
+def check_at_least(config: Any, least: int, *names: str) -> None:
+    """Raise ValueError unless each of these fields is a whole number of at least `least`."""
+    for name in names:
+        value = getattr(config, name)
+        if not isinstance(value, int) or value < least:
+            raise ValueError(f"{name}={value} must be a whole number, at least {least}")
+
+
+def check_choice(name: str, value: str, choices: Any) -> None:
+    """Raise ValueError unless the value is one of a Literal type's."""
+    if value not in get_args(choices):
+        raise ValueError(f"{name}={value!r} is unknown: choose one of {', '.join(get_args(choices))}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +57,7 @@ class UNetConfig:
             if len(value) != len(self.widths):
                 raise ValueError(f"{name}={value} needs one entry for each of the {len(self.widths)} widths {self.widths}")
         check_groups(self.widths, self.groups)
+        check_at_least(self, 1, "in_channels", "out_channels", "blocks", "depth")
         for width, heads in zip(self.widths, self.heads, strict=True):
             if heads < 1 or width % heads:
                 raise ValueError(f"heads={heads} does not divide the width {width}: choose a divisor")
@@ -60,6 +76,7 @@ class AutoencoderConfig:
 
     def __post_init__(self) -> None:
         check_groups(self.widths, self.groups)
+        check_at_least(self, 1, "image_channels", "latent_channels", "blocks")
 
     @property
     def factor(self) -> int:
@@ -80,6 +97,7 @@ class TextConfig:
     causal: bool = True
 
     def __post_init__(self) -> None:
+        check_at_least(self, 1, "vocabulary", "width", "layers")
         if self.heads < 1 or self.width % self.heads:
             raise ValueError(f"heads={self.heads} does not divide the width {self.width}: choose a divisor")
         if self.length < 2:
@@ -94,12 +112,15 @@ class LatentDiffusionConfig:
     unet: UNetConfig = UNetConfig()
     autoencoder: AutoencoderConfig = AutoencoderConfig()
     text: TextConfig = TextConfig()
-    schedule: Literal["linear", "cosine", "scaled_linear"] = "cosine"
+    schedule: Schedule = "cosine"
     T: int = 1000  # diffusion steps
     zero_terminal_snr: bool = False
     prediction: Prediction = "v"
 
     def __post_init__(self) -> None:
+        check_at_least(self, 2, "T")
+        check_choice("schedule", self.schedule, Schedule)
+        check_choice("prediction", self.prediction, Prediction)
         factor = self.autoencoder.factor * 2 ** (len(self.unet.widths) - 1)
         if self.image_size < 1 or self.image_size % factor:
             raise ValueError(

@@ -16,7 +16,7 @@ def frechet_distance(features: Tensor, reference: Tensor) -> float:
             it only with one taken between sets of the same sizes.
 
     Raises:
-        ValueError: shapes that do not fit.
+        ValueError: shapes that do not fit, or features that are not finite.
 
     Source: Heusel et al. 2017 (arXiv:1706.08500), Eq. 6.
     """
@@ -24,6 +24,8 @@ def frechet_distance(features: Tensor, reference: Tensor) -> float:
         raise ValueError(f"features must be N×D and M×D, not {tuple(features.shape)} and {tuple(reference.shape)}")
     if min(len(features), len(reference)) < 2:
         raise ValueError(f"a covariance needs at least 2 examples; got {len(features)} and {len(reference)}")
+    if not (features.isfinite().all() and reference.isfinite().all()):
+        raise ValueError("some features are not finite: look at the pictures they were taken from")
     first, second = features.double(), reference.double()
     cov1, cov2 = torch.atleast_2d(torch.cov(first.T)), torch.atleast_2d(torch.cov(second.T))
     root = matrix_square_root(cov1)
@@ -68,13 +70,15 @@ def nearest_distances(images: Tensor, reference: Tensor, chunk: int = 2000) -> t
     Args:
         images, reference: N×… and M×…, in any one unit; the distance has the same. N results each.
 
-    Uses ‖a − b‖² = ‖a‖² − 2 a·b + ‖b‖² to find the neighbour, and the difference itself to measure it.
+    Uses ‖a − b‖² = ‖a‖² − 2 a·b + ‖b‖² to find the neighbour, both moved so that the images' mean is 0, which keeps the
+    squares small enough for float32; and the difference itself to measure it.
     """
     flat, pool = images.flatten(1).float(), reference.flatten(1)
+    centre = flat.mean(0)
     least, nearest = torch.full((len(flat),), torch.inf), torch.zeros(len(flat), dtype=torch.long)
     for start in range(0, len(pool), chunk):
-        some = pool[start : start + chunk].float()
-        distance, place = (some.square().sum(1) - 2 * flat @ some.T).min(1)  # ‖a‖² is the same for all
+        some = pool[start : start + chunk].float() - centre
+        distance, place = (some.square().sum(1) - 2 * (flat - centre) @ some.T).min(1)  # ‖a‖² is the same for all
         nearest = torch.where(distance < least, start + place, nearest)
         least = torch.minimum(distance, least)
     return (flat - pool[nearest].float()).square().mean(1).sqrt(), nearest

@@ -86,8 +86,14 @@ def min_snr_weight(t: Tensor, schedule: NoiseSchedule, kind: Prediction, gamma: 
 
     An error e in the prediction is an error (∂x̂_0/∂prediction) e in x̂_0, so the weight is min(SNR, γ) times the
     square of that factor: min(SNR, γ)/SNR for epsilon, min(SNR, γ)/(SNR + 1) for v.
+
+    Raises:
+        ValueError: epsilon where a_t = 0.
+
     Source: Hang et al. 2023 (arXiv:2303.09556), section 3.4.
     """
+    if kind == "epsilon":
+        _refuse_zero_signal(t, schedule)
     return schedule.snr(t).clamp(max=gamma) * x0_error_scale(t, schedule, kind) ** 2
 
 
@@ -103,5 +109,5 @@ def _known(kind: str) -> str:
 
 
 def _refuse_zero_signal(t: Tensor, schedule: NoiseSchedule) -> None:
-    if schedule.zero_terminal_snr and bool((t == schedule.T).any()):
+    if schedule.zero_terminal_snr and bool((schedule.signal(t) == 0).any()):
         raise ValueError("epsilon-prediction at zero terminal SNR: x_T is pure noise and cannot tell x_0; predict v or x0")

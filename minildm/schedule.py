@@ -125,7 +125,7 @@ class NoiseSchedule:
 
 def steps(T: int) -> int:
     """T itself. Raises ValueError unless it is a whole number of at least 2."""
-    if int(T) != T or T < 2:
+    if not math.isfinite(T) or int(T) != T or T < 2:
         raise ValueError(f"T={T}: a schedule needs a whole number of steps, at least 2")
     return int(T)
 

@@ -74,7 +74,7 @@ def test_configurations_are_frozen():
         (LatentDiffusionConfig, {"text": {"size": 1}}, ["TextConfig", "size"]),
         (LatentDiffusionConfig, {"text": 5}, ["TextConfig", "5"]),
         (Settings, [1, 2], ["Settings", "[1, 2]"]),
-        (Settings, {"steps": "many"}, ["Settings", "str"]),
+        (Settings, {"steps": "many"}, ["steps=many", "whole number"]),
         (UNetConfig, {"widths": ["a", "b"]}, ["UNetConfig", "str"]),
         (LatentDiffusionConfig, {"image_size": 31}, ["image_size=31"]),
     ],

@@ -65,7 +65,7 @@ def load(run: Path) -> Checkpoint | None:
     pointer = run / POINTER
     if not pointer.exists():
         return None
-    name = pointer.read_text().strip()
+    name = pointer.read_bytes().decode("utf-8", "replace").strip()
     if Path(name).name != name or not name.startswith("step-"):
         raise UserError(f"{pointer} holds {name!r}, which is no checkpoint's name: restore it or start afresh with another --out")
     try:

@@ -14,7 +14,7 @@ from urllib.parse import urlparse
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from minildm.engine import shapes
@@ -23,6 +23,7 @@ from minildm.engine.presets import Settings
 from minildm.engine.seeds import seeded
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+SPLITS = {"train", "test", "validation", "valid", "val"}  # folders of pictures with these names hold splits, not classes
 LARGEST_PIXELS = 64_000_000  # a larger picture is refused before it is decoded
 SMALLEST_TEST = 500  # pictures kept aside where the data have no test split (or a tenth, if that is fewer)
 
@@ -191,7 +192,7 @@ def read_split(split: Any, settings: Settings, limit: int) -> Data:
             pictures.append(fit_picture(decode(cell), size, channels, settings.fit))
             kept.append(place)
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            broken.append(f"{cell.get('path') or f'row {place}'} ({error})")
+            broken.append(f"{(cell or {}).get('path') or f'row {place}'} ({error})")
     if len(broken) > len(pictures):
         raise UserError(
             f"data {settings.data!r}: {len(broken)} of {len(broken) + len(pictures)} pictures cannot be read, first {broken[0]}"
@@ -201,10 +202,14 @@ def read_split(split: Any, settings: Settings, limit: int) -> Data:
     if broken:
         warnings.warn(f"{len(broken)} pictures were skipped: {'; '.join(broken[:5])}", stacklevel=2)
     images = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()
-    if labels_in:
-        labels = torch.tensor(cells[labels_in[0]].to_pylist())[kept]
-        names = split.features[labels_in[0]].names
-        texts, by_label = number_texts([[word(template, name) for template in settings.templates] for name in names])
+    labels = cells[labels_in[0]].to_pylist() if labels_in else []
+    labels = torch.tensor([-1 if label is None else label for label in labels])
+    names = split.features[labels_in[0]].names if labels_in else []
+    if (labels >= 0).any() and not SPLITS.issuperset(names):
+        labels = labels[kept]
+        texts, by_label = number_texts(
+            [*([word(template, name) for template in settings.templates] for name in names), [""] * len(settings.templates)]
+        )  # the last row, −1, is for pictures without a label
         return Data(images, texts, by_label[labels], labels[:, None], {labels_in[0]: len(names)})
     captions = cells[text_in].to_pylist() if text_in else [""] * len(cells)
     texts, wordings = number_texts([[captions[place] or ""] for place in kept])
@@ -217,14 +222,15 @@ def word(template: str, label: str) -> str:
     return re.sub(r"\ba (?=[aeiou])", "an ", template.format(label=label, word=spelled))
 
 
-def decode(cell: dict) -> Image.Image:
+def decode(cell: dict | None) -> Image.Image:
     """The picture in a cell of an undecoded column: its bytes, or the file it names."""
+    if cell is None:
+        raise ValueError("no picture in this row")
     source = io.BytesIO(cell["bytes"]) if cell["bytes"] is not None else cell["path"]
     picture = Image.open(source)
     if picture.width * picture.height > LARGEST_PIXELS:
         raise ValueError(f"{picture.width}×{picture.height} is more than {LARGEST_PIXELS} pixels")
-    picture.load()
-    return picture
+    return ImageOps.exif_transpose(picture)
 
 
 def fit_picture(picture: Image.Image, size: int, channels: int, fit: str) -> np.ndarray:
@@ -236,7 +242,8 @@ def fit_picture(picture: Image.Image, size: int, channels: int, fit: str) -> np.
         white = Image.new("RGBA", picture.size, "white")
         picture = Image.alpha_composite(white, picture)
     picture = picture.convert("L" if channels == 1 else "RGB")
-    if fit == "pad" and max(picture.size) <= size:
+    if fit == "pad":
+        picture.thumbnail((size, size), Image.Resampling.LANCZOS)  # only ever makes smaller
         padded = Image.new(picture.mode, (size, size))
         padded.paste(picture, ((size - picture.width) // 2, (size - picture.height) // 2))
         picture = padded

@@ -4,7 +4,17 @@ import dataclasses
 import math
 from typing import Literal
 
-from minildm.config import AutoencoderConfig, LatentDiffusionConfig, TextConfig, UNetConfig
+from minildm.config import (
+    AutoencoderConfig,
+    LatentDiffusionConfig,
+    TextConfig,
+    UNetConfig,
+    check_at_least,
+    check_choice,
+)
+
+Fit = Literal["crop", "pad"]
+Precision = Literal["auto", "bf16", "float32"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,7 +25,7 @@ class Settings:
     """"shapes", a name on the hub, or a folder: a local copy of a data set, or pictures with metadata.jsonl."""
     limit: int = 0
     """Use at most so many training pictures; 0 uses all. For shapes: how many to render."""
-    fit: Literal["crop", "pad"] = "crop"
+    fit: Fit = "crop"
     """How a picture gets its size: cut to a square and resize, or put in the middle of a black square."""
     templates: tuple[str, ...] = ("a photo of a {label}", "a picture of a {label}", "{label}")
     """Captions for data with class labels; {label} is the class, {word} the same with digits spelled out."""
@@ -25,7 +35,7 @@ class Settings:
     """Time for autoencoder, caching, denoiser and the final samples. Turned into steps by a short timing."""
     autoencoder_share: float = 0.22
     """The autoencoder's part of the minutes."""
-    precision: Literal["auto", "bf16", "float32"] = "auto"
+    precision: Precision = "auto"
     """bf16 runs the networks under autocast; auto chooses it where the machine has it natively."""
 
     autoencoder_steps: int = 3000
@@ -61,20 +71,11 @@ class Settings:
     model: LatentDiffusionConfig = LatentDiffusionConfig()
 
     def __post_init__(self) -> None:
-        for name in (
-            "autoencoder_steps",
-            "autoencoder_batch",
-            "steps",
-            "batch",
-            "checkpoint_every",
-            "preview_every",
-            "sample_steps",
-        ):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
-        for name in ("limit", "warmup"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 0")
+        positive = ("autoencoder_steps", "autoencoder_batch", "steps", "batch", "checkpoint_every", "preview_every")
+        check_at_least(self, 1, *positive, "sample_steps")
+        check_at_least(self, 0, "limit", "warmup")
+        check_choice("fit", self.fit, Fit)
+        check_choice("precision", self.precision, Precision)
         for name in ("autoencoder_lr", "lr", "clip", "minutes", "min_snr"):
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value > 0):
@@ -109,8 +110,9 @@ PRESETS = {
         Settings(
             data="shapes",
             limit=40000,
-            minutes=5.5,
-            guidance=2.0,
+            minutes=5.75,
+            autoencoder_share=0.2,
+            lr=1.5e-3,
             model=small(32, 3, (16, 32, 64), UNetConfig(in_channels=6, out_channels=6), vocabulary=640, length=20),
         ),
     ),

@@ -2,8 +2,8 @@
 
 A scene is a row of seven whole numbers, one for each of `ATTRIBUTES`; −1 where an attribute does not apply. It holds
 one object of some size at some place, or two objects of medium size side by side or one above the other. Positions,
-sizes and colours jitter a little, so no two pictures are alike. A quarter of the shape-colour pairs, `HELD_OUT`,
-never occurs in training: only the judge sees them.
+sizes and colours jitter a little, so no two pictures are alike. A fifth of the shape-colour pairs, `HELD_OUT`, never
+occurs in training: only the judge sees them.
 """
 
 from collections.abc import Sequence
@@ -44,7 +44,7 @@ ATTRIBUTES = {
 }
 
 ALL_PAIRS = tuple((shape, colour) for shape in range(len(SHAPES)) for colour in range(len(COLOURS)))
-HELD_OUT = tuple((colour % len(SHAPES), colour) for colour in range(len(COLOURS)))  # each shape and colour still occurs
+HELD_OUT = tuple((colour % len(SHAPES), colour) for colour in range(5))  # every shape and colour still occurs otherwise
 SEEN = tuple(pair for pair in ALL_PAIRS if pair not in HELD_OUT)
 
 ONE = (
