@@ -112,7 +112,6 @@ PRESETS = {
             limit=40000,
             minutes=5.75,
             autoencoder_share=0.2,
-            lr=1.5e-3,
             model=small(32, 3, (16, 32, 64), UNetConfig(in_channels=6, out_channels=6), vocabulary=640, length=20),
         ),
     ),
