@@ -32,7 +32,7 @@ def time_grid(T: int, steps: int, spacing: Spacing = "trailing") -> Tensor:
     if spacing == "trailing":
         times = torch.round(torch.arange(T, 0, -T / steps, dtype=torch.float64))[:steps]
     elif spacing == "linspace":
-        times = torch.linspace(T, 1, steps, dtype=torch.float64).round()
+        times = 1 + torch.linspace(T - 1, 0, steps, dtype=torch.float64).round()
     elif spacing == "leading":
         times = 1 + (T // steps) * torch.arange(steps - 1, -1, -1)
     else:

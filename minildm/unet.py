@@ -157,17 +157,6 @@ class SpatialTransformer(nn.Module):
         return x + (h if self.linear else self.project_out(h))
 
 
-class Downsample(nn.Module):
-    """Halve height and width by a convolution of stride 2."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(width, width, 3, stride=2, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv(x)
-
-
 class Upsample(nn.Module):
     """Double height and width: repeat each pixel, then convolve."""
 
@@ -198,7 +187,7 @@ class UNet(nn.Module):
     Attributes, in the order in which data pass:
         time, extra: embeddings (extra: None unless configured).
         first: convolution to widths[0].
-        down: for each level a list of stages, then `shrink` (None at the last level).
+        down: for each level a list of stages, then `shrink` (a convolution of stride 2; nothing at the last level).
         middle: residual block, spatial transformer, residual block.
         up: for each level, smallest maps first, a list of stages that read the skips, then `grow`.
         norm, last: to the output channels; `last` starts at zero.
@@ -222,7 +211,7 @@ class UNet(nn.Module):
                 width = widths[level]
                 skips.append(width)
             self.down.append(stages)
-            self.shrink.append(Downsample(width) if level < levels[-1] else nn.Identity())
+            self.shrink.append(nn.Conv2d(width, width, 3, stride=2, padding=1) if level < levels[-1] else nn.Identity())
             if level < levels[-1]:
                 skips.append(width)
 
@@ -269,13 +258,15 @@ class UNet(nn.Module):
         Returns: N×out_channels×H×W.
 
         Raises:
-            ValueError: H or W that cannot be halved often enough, or `extra` without a place for it.
+            ValueError: H or W that cannot be halved often enough; context or `extra` without a place for them.
         """
         multiple = 2 ** (len(self.config.widths) - 1)
         if x_t.shape[2] % multiple or x_t.shape[3] % multiple:
             raise ValueError(f"maps of {x_t.shape[2]}×{x_t.shape[3]}: height and width must be multiples of {multiple}")
         if (extra is None) != (self.extra is None):
             raise ValueError(f"extra_width={self.config.extra_width}, but `extra` is {'missing' if extra is None else 'given'}")
+        if context is not None and not self.config.context_width:
+            raise ValueError("context_width=None: this U-Net has no cross-attention to read a context with")
         time = self.time(sinusoidal(t, self.config.widths[0]).to(x_t.dtype))  # N×time_width
         if self.extra is not None:
             time = time + self.extra(extra)
@@ -288,7 +279,7 @@ class UNet(nn.Module):
             for stage in stages:
                 x = stage(x, time, keys_values, mask)
                 skips.append(x)
-            if isinstance(shrink, Downsample):
+            if isinstance(shrink, nn.Conv2d):
                 x = shrink(x)
                 skips.append(x)
         block, transformer, block_after = self.middle

@@ -25,7 +25,7 @@ UNET: Rules = (
     (r"^last\.", "conv_out."),
     (r"^(down|up)\.(\d)\.(\d)\.residual\.", r"\1_blocks.\2.resnets.\3."),
     (r"^(down|up)\.(\d)\.(\d)\.transformer\.", r"\1_blocks.\2.attentions.\3."),
-    (r"^shrink\.(\d)\.", r"down_blocks.\1.downsamplers.0."),
+    (r"^shrink\.(\d)\.", r"down_blocks.\1.downsamplers.0.conv."),
     (r"^grow\.(\d)\.", r"up_blocks.\1.upsamplers.0."),
     (r"^middle\.0\.", "mid_block.resnets.0."),
     (r"^middle\.1\.", "mid_block.attentions.0."),

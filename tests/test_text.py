@@ -143,6 +143,12 @@ def test_the_merges_of_a_corpus_worked_by_hand():
     ]
 
 
+def test_a_pair_that_occurs_once_is_not_joined():
+    """In "ab ab abc" only (a, b</w>) repeats; (a, b) and (b, c</w>) of "abc" do not, however much room is left."""
+    assert Tokenizer.train(["ab ab abc"], 1000).merges == [("a", "b</w>")]
+    assert Tokenizer.train(["one two"], 1000).merges == []
+
+
 def test_training_depends_on_the_captions_alone():
     shuffled = list(CAPTIONS)
     random.Random(0).shuffle(shuffled)
