@@ -21,16 +21,16 @@ COLOURS = {
     "cyan": (60, 210, 225),
 }
 BACKGROUNDS = {"white": (245, 245, 245), "black": (15, 15, 15), "grey": (128, 128, 128)}
-SIZES = {"small": 12.0, "large": 18.0}  # diameters, in 32nds of the picture's side
+SIZES = {"small": 14.0, "large": 19.0}  # diameters, in 32nds of the picture's side
 PLACES = {  # centre of the one object, in 32nds of the side, from the left and from the top
     "centre": (16.0, 16.0),
-    "top left": (10.0, 10.0),
-    "top right": (22.0, 10.0),
-    "bottom left": (10.0, 22.0),
-    "bottom right": (22.0, 22.0),
+    "top left": (10.5, 10.5),
+    "top right": (21.5, 10.5),
+    "bottom left": (10.5, 21.5),
+    "bottom right": (21.5, 21.5),
 }
-PAIR_SIZE = 13.0
-PAIRS = {"left of": ((8.5, 16.0), (23.5, 16.0)), "above": ((16.0, 8.5), (16.0, 23.5))}  # first object, second object
+PAIR_SIZE = 13.5
+PAIRS = {"left of": ((8.0, 16.0), (24.0, 16.0)), "above": ((16.0, 8.0), (16.0, 24.0))}  # first object, second object
 MIRRORED = {"left of": "right of", "above": "below"}
 LAYOUTS = (*PLACES, *PAIRS)
 ATTRIBUTES = {
@@ -62,7 +62,7 @@ TWO = (
 def sample_scenes(count: int, pairs: Sequence[tuple[int, int]], generator: torch.Generator) -> Tensor:
     """Draw `count` scenes whose objects all have one of these (shape, colour) pairs. Returns count×7, int64.
 
-    A third of the scenes holds two objects; every other attribute is uniform.
+    A quarter of the scenes holds two objects; every other attribute is uniform.
     """
 
     def draw(below: int) -> Tensor:
@@ -70,7 +70,7 @@ def sample_scenes(count: int, pairs: Sequence[tuple[int, int]], generator: torch
 
     choices = torch.tensor(pairs)
     first, second = choices[draw(len(pairs))], choices[draw(len(pairs))]
-    two = draw(3) == 0
+    two = draw(4) == 0
     layout = torch.where(two, len(PLACES) + draw(len(PAIRS)), draw(len(PLACES)))
     size = torch.where(two, -1, draw(len(SIZES)))
     second = torch.where(two[:, None], second, -1)
