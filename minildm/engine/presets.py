@@ -110,10 +110,9 @@ PRESETS = {
         Settings(
             data="shapes",
             limit=40000,
-            minutes=5.8,
-            autoencoder_share=0.2,
+            minutes=5.75,
+            autoencoder_share=0.18,
             lr=7e-4,
-            guidance=2.5,
             model=small(32, 3, (16, 32, 64), UNetConfig(in_channels=6, out_channels=6), vocabulary=640, length=20),
         ),
     ),

@@ -21,16 +21,16 @@ COLOURS = {
     "cyan": (60, 210, 225),
 }
 BACKGROUNDS = {"white": (245, 245, 245), "black": (15, 15, 15), "grey": (128, 128, 128)}
-SIZES = {"small": 14.0, "large": 19.0}  # diameters, in 32nds of the picture's side
+SIZES = {"small": 12.0, "large": 18.0}  # diameters, in 32nds of the picture's side
 PLACES = {  # centre of the one object, in 32nds of the side, from the left and from the top
     "centre": (16.0, 16.0),
-    "top left": (10.5, 10.5),
-    "top right": (21.5, 10.5),
-    "bottom left": (10.5, 21.5),
-    "bottom right": (21.5, 21.5),
+    "top left": (10.0, 10.0),
+    "top right": (22.0, 10.0),
+    "bottom left": (10.0, 22.0),
+    "bottom right": (22.0, 22.0),
 }
-PAIR_SIZE = 13.5
-PAIRS = {"left of": ((8.0, 16.0), (24.0, 16.0)), "above": ((16.0, 8.0), (16.0, 24.0))}  # first object, second object
+PAIR_SIZE = 13.0
+PAIRS = {"left of": ((8.5, 16.0), (23.5, 16.0)), "above": ((16.0, 8.5), (16.0, 23.5))}  # first object, second object
 MIRRORED = {"left of": "right of", "above": "below"}
 LAYOUTS = (*PLACES, *PAIRS)
 ATTRIBUTES = {

@@ -26,7 +26,7 @@ from minildm.ldm import LAYOUT, LatentDiffusion, read_json
 from minildm.text import Tokenizer
 
 LOG_EVERY = 20  # steps between lines of metrics.jsonl
-RESERVE = 0.93  # of the minutes are planned for; the rest absorbs what the short timing missed
+RESERVE = 0.96  # of the minutes are planned for; the rest absorbs what the short timing missed
 
 
 class Interrupted(Exception):
