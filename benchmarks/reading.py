@@ -10,12 +10,10 @@ import dataclasses
 from pathlib import Path
 
 import torch
+from common import open_run
 from torch import nn
 
-from minildm.engine.data import load
-from minildm.engine.stages import DenoiserStage, encode_all
-from minildm.engine.train import stored_settings
-from minildm.gaussian import Gaussian
+from minildm.engine.stages import DenoiserStage
 from minildm.ldm import LatentDiffusion
 from minildm.unet import Attention, SpatialTransformer
 
@@ -72,11 +70,8 @@ def main() -> None:
     options.add_argument("run", type=Path)
     options.add_argument("--steps", type=int, default=400)
     chosen = options.parse_args()
-    settings = dataclasses.replace(stored_settings(chosen.run), steps=4000)  # the learning rate is near its peak throughout
-    trained = LatentDiffusion.load(chosen.run)
-    train, _ = load(settings)
-    parts = list(encode_all(trained, train.images, settings))
-    latents = Gaussian(torch.cat([part.mean for part in parts]), torch.cat([part.log_var for part in parts]))
+    settings, trained, train, _, latents = open_run(chosen.run)
+    settings = dataclasses.replace(settings, steps=4000)  # the learning rate is near its peak throughout
     print("| initialisation | loss near pure noise |\n|---|---|")
     for change in (ours, small_embeddings, zero_projections, default_attention, all_three):
         torch.manual_seed(0)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from minildm import config as configs
 from minildm.autoencoder import Autoencoder
 from minildm.config import LatentDiffusionConfig
-from minildm.ddpm import Denoise, ddpm_loss, denoiser
+from minildm.ddpm import Denoise, ddpm_loss, denoiser, spread_times
 from minildm.gaussian import Gaussian
 from minildm.guidance import classifier_free_batched
 from minildm.samplers import SAMPLERS, time_grid
@@ -62,18 +62,27 @@ class LatentDiffusion(nn.Module):
             raise ValueError("this model has no tokenizer yet: set model.tokenizer = Tokenizer.train(captions, size)")
         return self.tokenizer.batch(prompts, self.config.text.length)
 
-    def loss(self, latents: Tensor, tokens: Tensor, *, generator: torch.Generator, min_snr: float | None = None) -> Tensor:
+    def loss(
+        self,
+        latents: Tensor,
+        tokens: Tensor,
+        *,
+        generator: torch.Generator,
+        time_power: float = 1.0,
+        min_snr: float | None = None,
+    ) -> Tensor:
         """The denoising loss on one batch: each latent at a random time, with random noise, under its caption.
 
         Args:
             latents: z_0, scaled, N×latent_channels×h×w.
             tokens: the captions, N×L, some of them replaced by the empty prompt's for classifier-free guidance.
             generator: on the CPU; decides times and noise.
+            time_power: below 1, noisy times are drawn more often (see `spread_times`).
             min_snr: γ of the min-SNR weights, or None for L_simple.
 
         Returns: a scalar, the mean over the batch.
         """
-        t = torch.randint(1, self.schedule.T + 1, latents.shape[:1], generator=generator)
+        t = spread_times(len(latents), self.schedule.T, generator, time_power)
         noise = torch.randn(latents.shape, generator=generator).to(latents)
         network = functools.partial(self.unet, context=self.text(tokens))
         return ddpm_loss(network, latents, t.to(latents.device), noise, self.schedule, self.config.prediction, min_snr).mean()

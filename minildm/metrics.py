@@ -70,9 +70,14 @@ def nearest_distances(images: Tensor, reference: Tensor, chunk: int = 2000) -> t
     Args:
         images, reference: N×… and M×…, in any one unit; the distance has the same. N results each.
 
+    Raises:
+        ValueError: no reference, or one of another shape.
+
     Uses ‖a − b‖² = ‖a‖² − 2 a·b + ‖b‖² to find the neighbour, both moved so that the images' mean is 0, which keeps the
     squares small enough for float32; and the difference itself to measure it.
     """
+    if not len(reference) or images.shape[1:] != reference.shape[1:]:
+        raise ValueError(f"no neighbours of {tuple(images.shape)} in {tuple(reference.shape)}: give pictures of the same shape")
     flat, pool = images.flatten(1).float(), reference.flatten(1)
     centre = flat.mean(0)
     least, nearest = torch.full((len(flat),), torch.inf), torch.zeros(len(flat), dtype=torch.long)

@@ -38,10 +38,11 @@ BYTE_OF = {symbol: byte for byte, symbol in SYMBOL_OF.items()}
 def split_words(text: str) -> list[str]:
     """Cut lower-cased text into runs of letters, single digits, contractions ('s) and runs of anything else.
 
-    White space separates and is dropped, as in CLIP.
+    White space separates and is dropped, as in CLIP. Accents are composed first (Unicode's NFC), so that é is the same
+    word whether it was typed as one character or as two.
     """
     words = []
-    for chunk in text.lower().split():
+    for chunk in unicodedata.normalize("NFC", text).lower().split():
         while chunk:
             word = next((ending for ending in CONTRACTIONS if chunk.startswith(ending)), None)
             if word is None:

@@ -15,6 +15,7 @@ from PIL import Image
 from minildm.engine import evaluate
 from minildm.engine.cli import main
 from minildm.engine.presets import PRESETS
+from minildm.ldm import LatentDiffusion
 
 TINY = (
     "--limit 96 --autoencoder-steps 4 --autoencoder-batch 8 --steps 5 --batch 8 --sample-steps 3 --checkpoint-every 2 "
@@ -63,6 +64,17 @@ def test_sample_writes_a_picture(trained: Path, tmp_path: Path, capsys: pytest.C
     assert Image.open(out).mode == "RGB" and str(out) in capsys.readouterr().out
     assert main(["sample", str(trained), "a red circle " * 30, "--steps", "2"]) == 0
     assert "the rest was cut" in capsys.readouterr().err
+
+
+def test_sample_uses_the_guidance_and_steps_of_the_run(trained: Path, tmp_path: Path) -> None:
+    outs = [tmp_path / f"{name}.png" for name in ("own", "same", "other", "saved")]
+    assert main(["sample", str(trained), "a red circle", "--out", str(outs[0])]) == 0
+    own = ["--guidance", str(PRESETS["shapes"][1].guidance), "--steps", "3"]
+    assert main(["sample", str(trained), "a red circle", "--out", str(outs[1]), *own]) == 0
+    assert main(["sample", str(trained), "a red circle", "--out", str(outs[2]), "--guidance", "0.5", "--steps", "3"]) == 0
+    assert outs[0].read_bytes() == outs[1].read_bytes() != outs[2].read_bytes()
+    LatentDiffusion.load(trained).save(tmp_path / "model")  # no settings there: guidance 3 and 20 steps
+    assert main(["sample", str(tmp_path / "model"), "a red circle", "--out", str(outs[3])]) == 0
 
 
 MISTAKES = [

@@ -127,10 +127,10 @@ WRONG = [
     (Settings, {"sample_steps": 1001}, "sample_steps=1001"),
     *((Settings, {name: 0}, f"{name}=0") for name in "autoencoder_steps autoencoder_batch steps batch checkpoint_every".split()),
     *((Settings, {name: -1}, f"{name}=-1") for name in "preview_every sample_steps limit warmup".split()),
-    *((Settings, {name: 0.0}, f"{name}=0.0") for name in "autoencoder_lr lr clip minutes min_snr".split()),
+    *((Settings, {name: 0.0}, f"{name}=0.0") for name in "autoencoder_lr lr clip minutes time_power min_snr".split()),
     *(
         (Settings, {name: math.nan}, f"{name}=nan")
-        for name in "lr minutes min_snr kl_weight weight_decay guidance ema drop_caption".split()
+        for name in "lr minutes time_power min_snr kl_weight weight_decay guidance ema drop_caption".split()
     ),
     *((Settings, {name: math.inf}, f"{name}=inf") for name in "lr minutes min_snr kl_weight weight_decay guidance ema".split()),
     *((Settings, {name: -0.5}, f"{name}=-0.5") for name in "kl_weight weight_decay guidance drop_caption ema".split()),

@@ -25,6 +25,7 @@ from minildm.engine.data import (
     draw_shapes,
     fit_picture,
     load,
+    located,
     open_dataset,
     read_split,
     to_bytes,
@@ -33,6 +34,7 @@ from minildm.engine.data import (
 )
 from minildm.engine.errors import UserError
 from minildm.engine.presets import PRESETS, Settings
+from minildm.engine.train import Run
 
 SIZE = 16
 
@@ -147,6 +149,30 @@ def test_the_names_of_splits_are_no_classes(tmp_path):
     train, test = load(settings_for(tmp_path))
     assert seen(train) == [(colour_of(place), "") for place in range(6)] and train.attributes is None
     assert seen(test) == [(colour_of(place), "") for place in range(6, 9)] and test.attributes is None
+
+
+@pytest.mark.parametrize(("column", "wins"), [("text", True), ("caption", True), ("file", False)])
+def test_captions_go_before_class_names_and_the_judge_keeps_the_labels(tmp_path, column, wins):
+    features = datasets.Features(
+        {"image": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "dog"]), column: datasets.Value("string")}
+    )
+    rows = {"image": [png(plain(colour_of(0))), png(plain(colour_of(1)))], "label": [1, 0], column: ["a dog runs", "a cat sits"]}
+    datasets.Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "train.parquet")
+    data = read_split(open_dataset(str(tmp_path))["train"], settings_for(tmp_path, templates=("a {label}",)), 0)
+    assert data.captions() == (["a dog runs", "a cat sits"] if wins else ["a dog", "a cat"])
+    assert data.attributes.tolist() == [[1], [0]] and data.classes == {"label": 2}
+
+
+def test_a_run_remembers_where_its_data_are(tmp_path, monkeypatch):
+    """A relative path given in one folder must still be found from another."""
+    fill(tmp_path / "pictures", 4)
+    monkeypatch.chdir(tmp_path)
+    assert located("pictures") == located("./pictures") == str((tmp_path / "pictures").resolve())
+    (tmp_path / "shapes").mkdir()
+    assert located("shapes") == "shapes" and located("ylecun/mnist") == "ylecun/mnist"
+    training = Run(tmp_path / "run", settings_for("pictures"), resume=False)
+    monkeypatch.chdir("/")
+    assert len(load(training.settings)[0]) == 3
 
 
 def test_sub_folders_are_classes_and_classes_are_worded(tmp_path):
@@ -426,7 +452,8 @@ def test_a_folder_without_pictures_is_named(tmp_path):
 
 def test_a_folder_of_something_else_is_named(tmp_path):
     (tmp_path / "movie.xyz").write_bytes(b"\0" * 100)
-    refusal(settings_for(tmp_path))
+    message = refusal(settings_for(tmp_path))
+    assert str(tmp_path) in message and "it should hold pictures or parquet files" in message
 
 
 def test_two_picture_columns_are_named(tmp_path):

@@ -196,3 +196,9 @@ def test_the_nearest_of_bright_bytes_is_found_to_the_last_grey_level():
         reference[place, 0, 0, place] -= 1
     distance, place = nearest_distances(image, reference)
     assert distance.item() == 0 and place.item() == 5
+
+
+@pytest.mark.parametrize("shape", [(0, 3, 4, 4), (5, 3, 4, 5)])
+def test_neighbours_need_a_reference_of_the_same_shape(shape):
+    with pytest.raises(ValueError, match="same shape"):
+        nearest_distances(torch.zeros(2, 3, 4, 4), torch.zeros(shape))

@@ -21,7 +21,7 @@ USAGE = """minildm: a textbook of latent diffusion that you can run
 
 usage: minildm COMMAND [OPTIONS]      (minildm COMMAND --help shows the options)
 
-  demo                      train on coloured shapes, judge the result, draw it: about nine minutes on two cores
+  demo                      train on coloured shapes, judge the result, draw it: about eight minutes on two cores
   train PRESET              train on your choice of data; presets: {presets}
   sample RUN "a prompt"     draw pictures from a trained run
   evaluate RUN              prompt accuracy, Fréchet distance, memorisation, speed
@@ -66,9 +66,10 @@ class Sample:
     """A run's folder."""
     prompts: tyro.conf.Positional[tuple[str, ...]]
     """What to draw; "" is unconditional."""
-    guidance: float = 3.0
-    """How strongly the picture follows the prompt; 1 is plain conditional sampling."""
-    steps: int = 20
+    guidance: float | None = None
+    """How strongly the picture follows the prompt; 1 is plain conditional sampling. By default the run's own."""
+    steps: int | None = None
+    """By default the run's own."""
     sampler: str = "dpmpp"
     """ddpm, ddim, euler, heun or dpmpp."""
     seed: int = 0
@@ -78,17 +79,18 @@ class Sample:
 
     def __call__(self) -> None:
         from minildm.engine import plots
-        from minildm.ldm import LatentDiffusion
+        from minildm.ldm import LatentDiffusion, read_json
 
         model = LatentDiffusion.load(self.run)
+        stored = read_json(self.run / "config.json").get("settings", {})  # none where a model was saved without its run
+        guidance = stored.get("guidance", 3.0) if self.guidance is None else self.guidance
+        steps = stored.get("sample_steps", 20) if self.steps is None else self.steps
         length = model.config.text.length - 2
         for prompt in self.prompts:
             tokens = len(model.tokenizer.encode(prompt)) if model.tokenizer else 0
             if tokens > length:
                 print(f"note: {prompt!r} has {tokens} tokens, the model reads {length}: the rest was cut", file=sys.stderr)
-        images = model.generate(
-            list(self.prompts), guidance=self.guidance, steps=self.steps, sampler=self.sampler, seed=self.seed
-        )
+        images = model.generate(list(self.prompts), guidance=guidance, steps=steps, sampler=self.sampler, seed=self.seed)
         name = re.sub(r"[^\w]+", "-", self.prompts[0].lower()).strip("-")[:60] or "unconditional"
         out = self.out or self.run / "samples" / f"{name}.png"
         if out.suffix.lower() != ".png":

@@ -122,6 +122,12 @@ def number_texts(captions: list[list[str]]) -> tuple[list[str], Tensor]:
     return list(places), torch.tensor(numbers)
 
 
+def located(name: str) -> str:
+    """The name to store in a run: a folder by its absolute path, so that the run can be judged from anywhere."""
+    folder = Path(name).expanduser()
+    return str(folder.resolve()) if name != "shapes" and folder.exists() else name
+
+
 def open_dataset(name: str) -> Any:
     """The splits of a data set, by hub name or folder, pictures not yet decoded.
 
@@ -205,15 +211,18 @@ def read_split(split: Any, settings: Settings, limit: int) -> Data:
     labels = cells[labels_in[0]].to_pylist() if labels_in else []
     labels = torch.tensor([-1 if label is None else label for label in labels])
     names = split.features[labels_in[0]].names if labels_in else []
+    classes: dict[str, Any] = {}
     if (labels >= 0).any() and not SPLITS.issuperset(names):
         labels = labels[kept]
+        classes = {"attributes": labels[:, None], "classes": {labels_in[0]: len(names)}}
+    if classes and text_in not in ("text", "caption"):  # a lone column of strings may be names of files
         texts, by_label = number_texts(
             [*([word(template, name) for template in settings.templates] for name in names), [""] * len(settings.templates)]
         )  # the last row, −1, is for pictures without a label
-        return Data(images, texts, by_label[labels], labels[:, None], {labels_in[0]: len(names)})
+        return Data(images, texts, by_label[labels], **classes)
     captions = cells[text_in].to_pylist() if text_in else [""] * len(cells)
     texts, wordings = number_texts([[captions[place] or ""] for place in kept])
-    return Data(images, texts, wordings)
+    return Data(images, texts, wordings, **classes)
 
 
 def word(template: str, label: str) -> str:

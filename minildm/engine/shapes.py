@@ -1,7 +1,7 @@
 """Coloured shapes with captions and exact attributes: a data set without a download.
 
 A scene is a row of seven whole numbers, one for each of `ATTRIBUTES`; −1 where an attribute does not apply. It holds
-one object of some size at some place, or two objects of medium size side by side or one above the other. Positions,
+one object of some size at some place, or two small objects side by side or one above the other. Positions,
 sizes and colours jitter a little, so no two pictures are alike. A fifth of the shape-colour pairs, `HELD_OUT`, never
 occurs in training: only the judge sees them.
 """
@@ -21,16 +21,16 @@ COLOURS = {
     "cyan": (60, 210, 225),
 }
 BACKGROUNDS = {"white": (245, 245, 245), "black": (15, 15, 15), "grey": (128, 128, 128)}
-SIZES = {"small": 12.0, "large": 18.0}  # diameters, in 32nds of the picture's side
+SIZES = {"small": 14.0, "large": 20.0}  # diameters, in 32nds of the picture's side
 PLACES = {  # centre of the one object, in 32nds of the side, from the left and from the top
     "centre": (16.0, 16.0),
-    "top left": (10.0, 10.0),
-    "top right": (22.0, 10.0),
-    "bottom left": (10.0, 22.0),
-    "bottom right": (22.0, 22.0),
+    "top left": (11.0, 11.0),
+    "top right": (21.0, 11.0),
+    "bottom left": (11.0, 21.0),
+    "bottom right": (21.0, 21.0),
 }
-PAIR_SIZE = 13.0
-PAIRS = {"left of": ((8.5, 16.0), (23.5, 16.0)), "above": ((16.0, 8.5), (16.0, 23.5))}  # first object, second object
+PAIR_SIZE = 14.0
+PAIRS = {"left of": ((8.35, 16.0), (23.65, 16.0)), "above": ((16.0, 8.35), (16.0, 23.65))}  # first object, second object
 MIRRORED = {"left of": "right of", "above": "below"}
 LAYOUTS = (*PLACES, *PAIRS)
 ATTRIBUTES = {
@@ -114,7 +114,7 @@ def render(scenes: Tensor, generator: torch.Generator, size: int = 32) -> Tensor
     palette = torch.tensor(list(COLOURS.values())).float()
     for place in range(2):
         shape, colour = scenes[:, 2 + 2 * place], scenes[:, 3 + 2 * place]
-        centre = (centres[:, place] + jitter(2)) * unit
+        centre = (centres[:, place] + 0.5 * jitter(2)) * unit
         radius = (diameter + 0.7 * jitter()) * unit / 2
         covered = coverage(shape, centre, radius, size) * (shape >= 0)[:, None, None]  # N×size×size
         tint = (palette[colour] + 8 * jitter(3))[:, :, None, None]

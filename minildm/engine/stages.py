@@ -135,7 +135,9 @@ class DenoiserStage(Stage):
         text = self.wordings[places, wording]
         dropped = torch.rand(count, generator=generator) < self.settings.drop_caption
         tokens = self.tokens[torch.where(dropped, len(self.tokens) - 1, text)].to(self.device)
-        return self.network.loss(z, tokens, generator=generator, min_snr=self.settings.min_snr)
+        return self.network.loss(
+            z, tokens, generator=generator, time_power=self.settings.time_power, min_snr=self.settings.min_snr
+        )
 
     def step(self, step: int) -> Tensor:
         loss = super().step(step)

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from minildm import config as configs
 from minildm.engine import checkpoints, plots, shapes
 from minildm.engine.checkpoints import Checkpoint
-from minildm.engine.data import Data, balanced, draw_shapes, load
+from minildm.engine.data import Data, balanced, draw_shapes, load, located
 from minildm.engine.device import choose_device, native_bf16
 from minildm.engine.errors import UserError
 from minildm.engine.presets import Settings
@@ -26,7 +26,7 @@ from minildm.ldm import LAYOUT, LatentDiffusion, read_json
 from minildm.text import Tokenizer
 
 LOG_EVERY = 20  # steps between lines of metrics.jsonl
-RESERVE = 0.96  # of the minutes are planned for; the rest absorbs what the short timing missed
+RESERVE = 0.9  # of the minutes are planned for; the rest absorbs what the short timing missed
 
 
 class Interrupted(Exception):
@@ -78,6 +78,8 @@ class Run:
             settings = stored_settings(folder)
         elif folder.exists() and any(folder.iterdir()):
             raise UserError(f"{folder} is not empty: go on with --resume, or name another folder with --out")
+        else:
+            settings = dataclasses.replace(settings, data=located(settings.data))
         self.settings, self.resumed = settings, resume
         self.clock, self.lines = Clock({}), 0
         self._stop = False
