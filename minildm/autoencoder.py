@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from minildm.config import AutoencoderConfig
 from minildm.gaussian import Gaussian
-from minildm.unet import Attention, ResidualBlock, Upsample
+from minildm.unet import Attention, ResidualBlock, Upsample, keep_variance
 
 EPS = 1e-6  # of every GroupNorm here; the U-Net's residual blocks use 1e-5
 
@@ -96,6 +96,7 @@ class Autoencoder(nn.Module):
         self.encoder, self.quant = Encoder(config), nn.Conv2d(2 * channels, 2 * channels, 1)
         self.post_quant, self.decoder = nn.Conv2d(channels, channels, 1), Decoder(config)
         self.register_buffer("scale", torch.tensor(1.0))
+        keep_variance(self)
 
     def encode(self, images: Tensor) -> Gaussian:
         """q(z | image) over scaled latents.
