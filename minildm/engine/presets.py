@@ -116,7 +116,7 @@ PRESETS = {
         Settings(
             data="shapes",
             limit=40000,
-            minutes=6.0,
+            minutes=5.0,
             autoencoder_share=0.2,
             batch=32,
             time_power=0.75,
