@@ -131,6 +131,8 @@ PRESETS = {
             fit="pad",
             templates=("a handwritten {word}", "the digit {word}", "the number {label}, written by hand", "{word}"),
             minutes=5.0,
+            batch=32,
+            time_power=0.75,
             guidance=1.5,
             model=small(32, 1, (16, 32, 64), UNetConfig(), vocabulary=640, length=12),
         ),

@@ -277,8 +277,8 @@ def plan(model: LatentDiffusion, train: Data, settings: Settings) -> Settings:
     return dataclasses.replace(settings, autoencoder_steps=autoencoder_steps, steps=steps)
 
 
-def seconds_per_step(stage: Stage, warm: int = 5, seconds: float = 2.0) -> float:
-    """The mean time of a step, over two seconds after a few steps to warm up."""
+def seconds_per_step(stage: Stage, warm: int = 5, seconds: float = 4.0) -> float:
+    """The mean time of a step, over some seconds after a few steps to warm up."""
     for step in range(warm):
         float(stage.step(step))
     start, count = time.monotonic(), 0
