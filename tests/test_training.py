@@ -15,6 +15,7 @@ from minildm.engine.errors import UserError
 from minildm.engine.presets import Settings
 from minildm.engine.train import Interrupted, Run, stored_settings
 from minildm.ldm import LatentDiffusion
+from minildm.unet import UNet
 
 
 def weights(folder: Path) -> bytes:
@@ -157,3 +158,22 @@ def test_dropped_captions_are_the_stated_share(tiny_settings: Settings, tmp_path
     error = (0.3 * 0.7 / len(null)) ** 0.5
     print(f"null captions: {null.mean():.3f}, expected 0.3 ± {error:.3f}")
     assert abs(null.mean() - 0.3) < 4 * error
+
+
+@pytest.mark.parametrize("power", [1.0, 0.5])
+def test_training_times_follow_the_setting(power: float, tiny_settings: Settings, tmp_path: Path, monkeypatch) -> None:
+    """The mean of (t/T)^(1/power) is ½ whatever the power, for times drawn as T·u^power."""
+    times, original = [], UNet.forward
+
+    def record(self, x_t, t, *args, **options):
+        if self.training:
+            times.append(t)
+        return original(self, x_t, t, *args, **options)
+
+    monkeypatch.setattr(UNet, "forward", record)
+    settings = dataclasses.replace(tiny_settings, time_power=power, steps=20, preview_every=100)
+    Run(tmp_path / "run", settings, resume=False).train()
+    T = settings.model.T
+    u = ((torch.cat(times).double() - 0.5) / T) ** (1 / power)
+    print(f"mean of u: {u.mean():.4f} over {len(u)} times")
+    assert len(u) == 20 * settings.batch and abs(u.mean() - 0.5) < 0.02
