@@ -13,9 +13,10 @@ import torch
 from common import open_run
 from torch import nn
 
+from minildm.attention import Attention
 from minildm.engine.stages import DenoiserStage
 from minildm.ldm import LatentDiffusion
-from minildm.unet import Attention, SpatialTransformer
+from minildm.unet import SpatialTransformer
 
 
 def ours(model: LatentDiffusion) -> None:

@@ -8,9 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from minildm.attention import Attention
 from minildm.config import AutoencoderConfig
 from minildm.gaussian import Gaussian
-from minildm.unet import Attention, ResidualBlock, Upsample, keep_variance
+from minildm.unet import ResidualBlock, Upsample
 
 EPS = 1e-6  # of every GroupNorm here; the U-Net's residual blocks use 1e-5
 
@@ -79,6 +80,20 @@ class Decoder(nn.Sequential):
                 layers.append(Upsample(before))
         last = nn.Conv2d(before, config.image_channels, 3, padding=1)
         super().__init__(*layers, nn.GroupNorm(config.groups, before, EPS), nn.SiLU(), last)
+
+
+def keep_variance(network: nn.Module) -> None:
+    """Start every convolution so that what comes out varies as much as what goes in; those that start at zero stay.
+
+    Weights of variance 1/fan-in, no bias. PyTorch's own have a third of that variance, and a few convolutions on, what
+    tells one picture from another is a twentieth of the noise that a fresh encoder adds to it. The decoder then sees
+    noise alone, and nothing seems to happen for some hundred steps.
+    Source: LeCun et al. 1998, Efficient BackProp, section 4.6.
+    """
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d) and layer.weight.any():
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="linear")
+            nn.init.zeros_(layer.bias)
 
 
 class Autoencoder(nn.Module):

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from minildm.attention import Attention
 from minildm.config import TextConfig
-from minildm.unet import Attention
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 WORD_END = "</w>"  # a mark on the last piece of a word

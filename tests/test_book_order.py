@@ -11,7 +11,7 @@ import minildm
 
 PACKAGE = Path(minildm.__file__).parent
 BOOK = (
-    "gaussian families elbo vae hvae schedule posterior objectives unet ddpm samplers guidance text clip autoencoder "
+    "gaussian families elbo vae hvae schedule posterior objectives attention unet ddpm samplers guidance text clip autoencoder "
     "ldm editing cascade interop flow dit"
 ).split()
 INSTRUMENTS = ["ema", "metrics"]

@@ -7,10 +7,11 @@ from reference_weights import TEXT, UNET, autoencoder_rules, copy_weights, fill_
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
+from minildm.attention import SHORT, Attention
 from minildm.autoencoder import Autoencoder
 from minildm.config import AutoencoderConfig, TextConfig, UNetConfig
 from minildm.text import TextEncoder, pooled
-from minildm.unet import SHORT, Attention, UNet
+from minildm.unet import UNet
 
 TOLERANCE = 1e-5  # float32, on outputs of size about 1
 L = 5  # tokens of context
