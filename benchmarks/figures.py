@@ -8,16 +8,15 @@ commands and the machine.
 
 import argparse
 import json
-import platform
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
-import torch
+from common import machine
 
-from minildm.engine.evaluate import sample
-from minildm.engine.train import stored_settings
+from minildm.engine.folder import read_config
 from minildm.ldm import LatentDiffusion
 
 
@@ -80,15 +79,14 @@ def digits_per_second(run: Path, repeats: int = 5) -> dict:
     """100 digits, 20 steps, guidance on: the median and the extremes over a few repeats after one to warm up."""
     model = LatentDiffusion.load(run)
     prompts = [f"a handwritten {word}" for word in "zero one two three four five six seven eight nine".split()] * 10
-    guidance = stored_settings(run).guidance
-    rates = [len(prompts) / sample(model, prompts, guidance, 20, seed)[1] for seed in range(repeats + 1)][1:]
+    guidance = read_config(run)[0].guidance
+    rates = []
+    for seed in range(repeats + 1):
+        start = time.monotonic()
+        model.generate(prompts, guidance=guidance, steps=20, seed=seed)
+        rates.append(len(prompts) / (time.monotonic() - start))
+    rates = rates[1:]
     return {"images_per_second": sorted(rates)[repeats // 2], "spread": [min(rates), max(rates)], "images": len(prompts)}
-
-
-def machine() -> str:
-    """The processor, the number of threads, and torch's version."""
-    names = [line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line]
-    return f"{names[0] if names else platform.processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from tqdm import trange
 
 from minildm.engine import shapes
 from minildm.engine.data import draw_shapes
-from minildm.engine.evaluate import find_judge, sample
+from minildm.engine.evaluate import find_judge
 from minildm.engine.judges import verdicts
 from minildm.engine.stages import DenoiserStage
 from minildm.ldm import LatentDiffusion
@@ -46,7 +46,8 @@ def main() -> None:
             stage.step(step)
         shares = []
         for data in asked.values():
-            images, _ = sample(stage.ema.average, data.captions(), settings.guidance, settings.sample_steps, settings.seed)
+            options = {"guidance": settings.guidance, "steps": settings.sample_steps, "seed": settings.seed}
+            images = stage.ema.average.generate(data.captions(), **options)
             shares.append(float(verdicts(judge, images, data.attributes).all(1).float().mean()))
         print(f"| {schedule} | {power:g} | {shares[0]:.1%} | {shares[1]:.1%} |", flush=True)
 

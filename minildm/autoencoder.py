@@ -91,7 +91,7 @@ def keep_variance(network: nn.Module) -> None:
     Source: LeCun et al. 1998, Efficient BackProp, section 4.6.
     """
     for layer in network.modules():
-        if isinstance(layer, nn.Conv2d) and layer.weight.any():
+        if isinstance(layer, nn.Conv2d) and not layer.weight.is_meta and layer.weight.any():  # meta: shapes without values
             nn.init.kaiming_normal_(layer.weight, nonlinearity="linear")
             nn.init.zeros_(layer.bias)
 

@@ -5,27 +5,32 @@ cores train in minutes; Stable Diffusion 1.5 is the same classes with other numb
 """
 
 import dataclasses
-from typing import Any, Literal, get_args, get_type_hints
+from types import UnionType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 Schedule = Literal["linear", "cosine", "scaled_linear"]
 Prediction = Literal["epsilon", "x0", "v", "flow"]
 
 
 def check_groups(widths: tuple[int, ...], groups: int) -> None:
-    """Raise ValueError unless `groups` divides every width."""
+    """Raise ValueError unless there are 1 to 10 widths and `groups` divides each."""
     if not widths:
         raise ValueError("widths=() is empty: give at least one")
+    if len(widths) > 10:
+        raise ValueError(f"widths={widths} are {len(widths)} levels: at most 10, each halves the map")
     for width in widths:
         if groups < 1 or width < 1 or width % groups:
             raise ValueError(f"groups={groups} does not divide the width {width}: choose a divisor")
 
 
-def check_at_least(config: Any, least: int, *names: str) -> None:
-    """Raise ValueError unless each of these fields is a whole number of at least `least`."""
+def check_whole(config: Any, least: int, *names: str, most: int = 2**40) -> None:
+    """Raise ValueError unless each of these fields is a whole number from `least` to `most`."""
     for name in names:
         value = getattr(config, name)
         if not isinstance(value, int) or value < least:
             raise ValueError(f"{name}={value} must be a whole number, at least {least}")
+        if value > most:
+            raise ValueError(f"{name}={value} must be at most {most}")
 
 
 def check_choice(name: str, value: str, choices: Any) -> None:
@@ -57,7 +62,8 @@ class UNetConfig:
             if len(value) != len(self.widths):
                 raise ValueError(f"{name}={value} needs one entry for each of the {len(self.widths)} widths {self.widths}")
         check_groups(self.widths, self.groups)
-        check_at_least(self, 1, "in_channels", "out_channels", "blocks", "depth")
+        check_whole(self, 1, "in_channels", "out_channels")
+        check_whole(self, 1, "blocks", "depth", most=32)
         for width, heads in zip(self.widths, self.heads, strict=True):
             if heads < 1 or width % heads:
                 raise ValueError(f"heads={heads} does not divide the width {width}: choose a divisor")
@@ -76,7 +82,8 @@ class AutoencoderConfig:
 
     def __post_init__(self) -> None:
         check_groups(self.widths, self.groups)
-        check_at_least(self, 1, "image_channels", "latent_channels", "blocks")
+        check_whole(self, 1, "image_channels", "latent_channels")
+        check_whole(self, 1, "blocks", most=32)
 
     @property
     def factor(self) -> int:
@@ -97,11 +104,13 @@ class TextConfig:
     causal: bool = True
 
     def __post_init__(self) -> None:
-        check_at_least(self, 1, "vocabulary", "width", "layers")
+        check_whole(self, 1, "vocabulary", "width")
+        check_whole(self, 1, "layers", most=128)
         if self.heads < 1 or self.width % self.heads:
             raise ValueError(f"heads={self.heads} does not divide the width {self.width}: choose a divisor")
         if self.length < 2:
             raise ValueError(f"length={self.length} leaves no room for the start and end tokens: at least 2")
+        check_whole(self, 2, "length", most=4096)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,11 +127,12 @@ class LatentDiffusionConfig:
     prediction: Prediction = "v"
 
     def __post_init__(self) -> None:
-        check_at_least(self, 2, "T")
+        check_whole(self, 2, "T", most=1_000_000)
+        check_whole(self, 1, "image_size", most=16384)
         check_choice("schedule", self.schedule, Schedule)
         check_choice("prediction", self.prediction, Prediction)
         factor = self.autoencoder.factor * 2 ** (len(self.unet.widths) - 1)
-        if self.image_size < 1 or self.image_size % factor:
+        if self.image_size % factor:
             raise ValueError(
                 f"image_size={self.image_size} is not a multiple of {factor}, by which autoencoder and U-Net shrink it"
             )
@@ -156,14 +166,24 @@ def from_dict(kind: type, values: dict[str, Any]) -> Any:
     unknown = sorted(set(values) - set(hints))
     if unknown:
         raise ValueError(f"{kind.__name__} has no field {unknown[0]!r}: it has {', '.join(hints)}")
-    known = {}
-    for name, value in values.items():
-        if dataclasses.is_dataclass(hints[name]):
-            value = from_dict(hints[name], value)
-        elif isinstance(value, list):
-            value = tuple(value)
-        known[name] = value
-    try:
-        return kind(**known)
-    except TypeError as error:  # a string where a number belongs
-        raise ValueError(f"{kind.__name__}: {error}") from error
+    return kind(**{name: typed(name, value, hints[name]) for name, value in values.items()})
+
+
+def typed(name: str, value: Any, hint: Any) -> Any:
+    """A JSON value as the type that a field declares. Raises ValueError when it is of another.
+
+    Types of fields are numbers, texts, truth values, tuples of any length, literals, other configurations, or None.
+    """
+    if dataclasses.is_dataclass(hint):
+        return from_dict(hint, value)
+    kind, inside = get_origin(hint), get_args(hint)
+    if kind is UnionType:
+        return None if value is None else typed(name, value, inside[0])
+    if kind is tuple and isinstance(value, list | tuple):
+        return tuple(typed(name, entry, inside[0]) for entry in value)
+    if hint is float and type(value) is int and abs(value) <= 2**53:
+        return float(value)
+    if kind is not Literal and type(value) is not hint:
+        wanted = str(hint) if kind else hint.__name__
+        raise ValueError(f"{name}={value!r} should be of type {wanted}")
+    return value  # of a Literal the configuration itself checks

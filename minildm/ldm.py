@@ -15,13 +15,13 @@ import math
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from minildm import config as configs
 from minildm.autoencoder import Autoencoder
 from minildm.config import LatentDiffusionConfig
 from minildm.ddpm import Denoise, ddpm_loss, denoiser, spread_times
+from minildm.files import fill, read_json, read_tensors, save_tensors, write_text, written_whole
 from minildm.gaussian import Gaussian
 from minildm.guidance import classifier_free_batched
 from minildm.samplers import SAMPLERS, time_grid
@@ -49,8 +49,7 @@ class LatentDiffusion(nn.Module):
         super().__init__()
         self.config, self.tokenizer = config, tokenizer
         self.autoencoder, self.text, self.unet = Autoencoder(config.autoencoder), TextEncoder(config.text), UNet(config.unet)
-        schedule = getattr(NoiseSchedule, config.schedule)(config.T)
-        self.schedule = schedule.rescaled_to_zero_snr() if config.zero_terminal_snr else schedule
+        self.schedule = schedule_of(config)
 
     def encode(self, images: Tensor) -> Gaussian:
         """q(z | image) over scaled latents, for images N×C×H×W in [-1, 1]."""
@@ -89,7 +88,14 @@ class LatentDiffusion(nn.Module):
 
     @torch.no_grad()
     def generate(
-        self, prompts: list[str], *, guidance: float = 3.0, steps: int = 20, sampler: str = "dpmpp", seed: int = 0
+        self,
+        prompts: list[str],
+        *,
+        guidance: float = 3.0,
+        steps: int = 20,
+        sampler: str = "dpmpp",
+        seed: int = 0,
+        batch: int = 100,
     ) -> Tensor:
         """Draw one image for each prompt.
 
@@ -99,12 +105,13 @@ class LatentDiffusion(nn.Module):
             steps: of the sampler, 1..T.
             sampler: ddpm, ddim, euler, heun or dpmpp.
             seed: image i is drawn from the noise of seed + i, so it does not depend on what else is in the batch.
+            batch: how many images are drawn at a time, which bounds the memory.
 
         Returns: N×C×H×W in [-1, 1].
 
         Raises:
-            ValueError: no prompt, an unknown sampler, a number of steps outside 1..T, or a guidance that is no finite
-                number ≥ 0.
+            ValueError: no prompt, an unknown sampler, a number of steps outside 1..T, a batch below 1, a seed outside
+                0..2⁶³ − 1, or a guidance that is no finite number ≥ 0.
         """
         if sampler not in SAMPLERS:
             raise ValueError(f"sampler {sampler!r} is unknown: choose one of {', '.join(SAMPLERS)}")
@@ -112,14 +119,26 @@ class LatentDiffusion(nn.Module):
             raise ValueError(f"guidance={guidance} must be a finite number, at least 0 (1 is plain conditional sampling)")
         if not prompts:
             raise ValueError('no prompt was given: pass at least one, "" for an unconditional image')
+        if batch < 1:
+            raise ValueError(f"batch={batch} must be at least 1")
+        if not 0 <= seed < 2**63 - len(prompts):
+            raise ValueError(f"seed={seed} must be at least 0 and below 2⁶³ − {len(prompts)}, the number of prompts")
         times = time_grid(self.schedule.T, steps)
-        device = next(self.parameters()).device
+        parts = [
+            self._draw(prompts[first : first + batch], guidance, times, sampler, seed + first)
+            for first in range(0, len(prompts), batch)
+        ]
+        return torch.cat(parts)
+
+    def _draw(self, prompts: list[str], guidance: float, times: Tensor, sampler: str, seed: int) -> Tensor:
+        """One batch of `generate`."""
         generators = [torch.Generator().manual_seed(seed + place) for place in range(len(prompts))]
 
         def draw(like: Tensor) -> Tensor:
             """One draw per image, each from its own generator."""
             return torch.stack([torch.randn(like.shape[1:], generator=generator) for generator in generators]).to(like)
 
+        device = next(self.parameters()).device
         side = self.config.image_size // self.config.autoencoder.factor
         noise = draw(torch.empty(len(prompts), self.config.unet.in_channels, side, side, device=device))
         options = {"draw": draw} if sampler == "ddpm" else {}
@@ -135,14 +154,19 @@ class LatentDiffusion(nn.Module):
         return denoise if guidance == 1 else classifier_free_batched(denoise, guidance)
 
     def save(self, folder: Path | str) -> None:
-        """Write config.json, model.safetensors, vocab.json and merges.txt into the folder, making it if need be."""
+        """Write vocab.json, merges.txt, model.safetensors and config.json into the folder, making it if need be."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        document = {"layout": LAYOUT, "model": configs.to_dict(self.config)}
-        (folder / "config.json").write_text(json.dumps(document, indent=1))
         if self.tokenizer is not None:
             self.tokenizer.save(folder)
-        save_file({name: tensor.contiguous() for name, tensor in self.state_dict().items()}, folder / "model.safetensors")
+        self.save_weights(folder / "model.safetensors")
+        document = {"layout": LAYOUT, "model": configs.to_dict(self.config)}
+        write_text(folder / "config.json", json.dumps(document, indent=1))
+
+    def save_weights(self, path: Path) -> None:
+        """Write the weights alone, all three networks' in one safetensors file."""
+        with written_whole(path) as aside:
+            save_tensors(self.state_dict(), aside)
 
     @classmethod
     def load(cls, folder: Path | str, device: str = "cpu") -> "LatentDiffusion":
@@ -152,40 +176,39 @@ class LatentDiffusion(nn.Module):
             ValueError: a folder without a model, of a newer layout, or with weights of another shape or format.
         """
         folder = Path(folder)
-        document = read_json(folder / "config.json")
-        if document.get("layout") != LAYOUT:
+        config = model_config(read_json(folder / "config.json"), folder)
+        if not (folder / "model.safetensors").exists():
             raise ValueError(
-                f"{folder / 'config.json'}: layout {document.get('layout')!r}, this minildm reads {LAYOUT}: update it"
+                f"{folder / 'model.safetensors'} does not exist: training did not reach its end; finish it with --resume"
             )
-        model = cls(configs.from_dict(LatentDiffusionConfig, document.get("model")))
+        with torch.device("meta"):  # no memory yet: the file, not the configuration, decides how much is used
+            model = cls(config)
+        fill(model, read_tensors(folder / "model.safetensors"), folder / "model.safetensors")
         if (folder / "vocab.json").exists():
             model.tokenizer = Tokenizer.load(folder)
-        load_weights(model, folder / "model.safetensors")
+            highest = max(model.tokenizer.vocabulary.values())
+            if highest >= config.text.vocabulary:
+                raise ValueError(
+                    f"{folder / 'vocab.json'} has token {highest}, the text encoder knows {config.text.vocabulary}: restore it"
+                )
         return model.to(device).eval()
 
 
-def read_json(path: Path) -> dict:
-    """A JSON object from a file. Raises ValueError when it is missing or broken."""
-    try:
-        document = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise ValueError(f"{path} does not exist: is {path.parent} a run folder?") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is no readable JSON: {error}") from None
-    if not isinstance(document, dict):
-        raise ValueError(f"{path} should hold a JSON object, not {type(document).__name__}")
-    return document
+def schedule_of(config: LatentDiffusionConfig) -> NoiseSchedule:
+    """The schedule that the configuration names, in memory whatever the default device."""
+    with torch.device("cpu"):
+        schedule = getattr(NoiseSchedule, config.schedule)(config.T)
+        return schedule.rescaled_to_zero_snr() if config.zero_terminal_snr else schedule
 
 
-def load_weights(module: nn.Module, path: Path) -> None:
-    """Fill the module from a safetensors file. Raises ValueError when the file is missing, no safetensors, or does not fit."""
-    if not path.exists():
-        raise ValueError(f"{path} does not exist: training may not have reached its end; resume it with --resume")
+def model_config(document: dict, folder: Path) -> LatentDiffusionConfig:
+    """The model's part of a config.json. Raises ValueError for another layout or broken sizes."""
+    path, layout = folder / "config.json", document.get("layout")
+    if type(layout) is int and layout > LAYOUT:
+        raise ValueError(f"{path} has layout {layout}, this minildm reads {LAYOUT}: update minildm")
+    if layout != LAYOUT:
+        raise ValueError(f"{path} has layout {layout!r}, not {LAYOUT}: is {folder} a run folder?")
     try:
-        weights = load_file(path)
-    except Exception as error:  # safetensors raises its own type for each kind of damage
-        raise ValueError(f"{path} is no whole safetensors file ({error}); other formats are refused") from None
-    try:
-        module.load_state_dict(weights)
-    except RuntimeError as error:
-        raise ValueError(f"{path} does not fit its config.json: {str(error).splitlines()[1].strip()}") from None
+        return configs.from_dict(LatentDiffusionConfig, document.get("model"))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from minildm.attention import Attention
 from minildm.config import TextConfig
+from minildm.files import read_json, read_text, write_text
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 WORD_END = "</w>"  # a mark on the last piece of a word
@@ -43,18 +44,19 @@ def split_words(text: str) -> list[str]:
     """
     words = []
     for chunk in unicodedata.normalize("NFC", text).lower().split():
-        while chunk:
-            word = next((ending for ending in CONTRACTIONS if chunk.startswith(ending)), None)
-            if word is None:
-                kind, run = next(itertools.groupby(chunk, lambda character: unicodedata.category(character)[0]))
-                word = "".join(run)
-                if kind == "N":
-                    word = chunk[0]
-                elif kind != "L":  # punctuation, marks and symbols run together
-                    other = itertools.takewhile(lambda c: unicodedata.category(c)[0] not in "LN", chunk)
-                    word = "".join(other)
-            words.append(word)
-            chunk = chunk[len(word) :]
+        kinds = [unicodedata.category(character)[0] for character in chunk]
+        start = 0
+        while start < len(chunk):
+            stop = start + 1
+            ending = next((ending for ending in CONTRACTIONS if chunk.startswith(ending, start)), None)
+            if ending is not None:
+                stop = start + len(ending)
+            elif kinds[start] != "N":
+                alike = "L" if kinds[start] == "L" else "PMSCZ"  # punctuation, marks and symbols run together
+                while stop < len(chunk) and kinds[stop] in alike:
+                    stop += 1
+            words.append(chunk[start:stop])
+            start = stop
     return words
 
 
@@ -150,18 +152,22 @@ class Tokenizer:
 
     def save(self, folder: Path) -> None:
         """Write vocab.json and merges.txt."""
-        (folder / "vocab.json").write_text(json.dumps(self.vocabulary, ensure_ascii=False), encoding="utf-8")
+        write_text(folder / "vocab.json", json.dumps(self.vocabulary, ensure_ascii=False))
         lines = ["#version: 0.2", *(" ".join(pair) for pair in self.merges)]
-        (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        write_text(folder / "merges.txt", "\n".join(lines) + "\n")
 
     @classmethod
     def load(cls, folder: Path) -> "Tokenizer":
-        """Read vocab.json and merges.txt, ours or CLIP's own."""
-        lines = (folder / "merges.txt").read_text(encoding="utf-8").split("\n")
+        """Read vocab.json and merges.txt, ours or CLIP's own. Raises ValueError when they are missing, broken or of two minds."""
+        lines = read_text(folder / "merges.txt").split("\n")
         pairs = [tuple(line.split()) for line in lines if line and not line.startswith("#version")]
         if any(len(pair) != 2 for pair in pairs):
             raise ValueError(f"{folder / 'merges.txt'}: each line must hold two pieces")
-        return cls(pairs, json.loads((folder / "vocab.json").read_text(encoding="utf-8")))
+        vocabulary = read_json(folder / "vocab.json")
+        numbers = vocabulary.values()
+        if not all(type(number) is int and number >= 0 for number in numbers) or len({*numbers}) < len(numbers):
+            raise ValueError(f"{folder / 'vocab.json'}: each token needs a whole number of its own, at least 0")
+        return cls(pairs, vocabulary)
 
     def _apply_merges(self, word: str) -> tuple[str, ...]:
         pieces = pieces_of(word)

@@ -14,7 +14,7 @@ BOOK = (
     "gaussian families elbo vae hvae schedule posterior objectives attention unet ddpm samplers guidance text clip autoencoder "
     "ldm editing cascade interop flow dit"
 ).split()
-INSTRUMENTS = ["ema", "metrics"]
+INSTRUMENTS = ["ema", "files", "metrics"]
 TORCH_FREE = ["minildm/config.py", "minildm/engine/presets.py"]
 FORBIDDEN = {"einops", "lightning", "pytorch_lightning", "torchvision", "diffusers", "transformers", "accelerate"}
 UNSAFE = {"pickle", "cloudpickle", "dill", "marshal", "shelve", "joblib"}
@@ -46,7 +46,7 @@ def own_modules(tree: ast.AST) -> set[str]:
 
 def test_every_module_has_its_place():
     assert set(TOP) <= {*BOOK, *INSTRUMENTS, "config", "__init__", "__main__"}
-    assert {"gaussian", "schedule", "ldm", "config", "ema", "metrics"} <= set(TOP)
+    assert {"gaussian", "schedule", "ldm", "config", "ema", "files", "metrics"} <= set(TOP)
 
 
 @pytest.mark.parametrize("name", [name for name in BOOK if name in TOP])

@@ -74,8 +74,8 @@ def test_configurations_are_frozen():
         (LatentDiffusionConfig, {"text": {"size": 1}}, ["TextConfig", "size"]),
         (LatentDiffusionConfig, {"text": 5}, ["TextConfig", "5"]),
         (Settings, [1, 2], ["Settings", "[1, 2]"]),
-        (Settings, {"steps": "many"}, ["steps=many", "whole number"]),
-        (UNetConfig, {"widths": ["a", "b"]}, ["UNetConfig", "str"]),
+        (Settings, {"steps": "many"}, ["steps='many'", "type int"]),
+        (UNetConfig, {"widths": ["a", "b"]}, ["widths='a'", "type int"]),
         (LatentDiffusionConfig, {"image_size": 31}, ["image_size=31"]),
     ],
 )

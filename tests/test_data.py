@@ -16,24 +16,12 @@ import torch
 from PIL import Image
 
 from minildm.config import AutoencoderConfig, LatentDiffusionConfig
-from minildm.engine import data as data_module
-from minildm.engine import shapes
-from minildm.engine.data import (
-    Data,
-    balanced,
-    decode,
-    draw_shapes,
-    fit_picture,
-    load,
-    located,
-    open_dataset,
-    read_split,
-    to_bytes,
-    to_float,
-    word,
-)
+from minildm.engine import pictures, shapes
+from minildm.engine.data import Data, balanced, draw_shapes, load, read_split, to_bytes, to_float, word
 from minildm.engine.errors import UserError
+from minildm.engine.pictures import decode, fit_picture
 from minildm.engine.presets import PRESETS, Settings
+from minildm.engine.sources import located, open_dataset
 from minildm.engine.train import Run
 
 SIZE = 16
@@ -303,19 +291,15 @@ def test_more_than_half_corrupt_is_refused(tmp_path):
 
 
 def test_a_picture_of_absurd_size_is_refused_before_it_is_decoded(monkeypatch):
-    monkeypatch.setattr(data_module, "LARGEST_PIXELS", 100)
+    monkeypatch.setattr(pictures, "LARGEST_PIXELS", 100)
     monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("decoded"))
     with pytest.raises(ValueError, match="11×10"):
-        decode(png_without_load((11, 10)))
+        decode(io.BytesIO(raw_png((11, 10))))
 
 
 @functools.cache
 def raw_png(size: tuple[int, int]) -> bytes:
     return png(plain((1, 2, 3), size))["bytes"]
-
-
-def png_without_load(size: tuple[int, int]) -> dict:
-    return {"bytes": raw_png(size), "path": None}
 
 
 raw_png((11, 10))  # before `load` is taken away
@@ -328,7 +312,7 @@ def shown(picture: Image.Image, channels: int = 3, format: str = "PNG", size: in
     """A picture written to a file's bytes, read and fitted."""
     buffer = io.BytesIO()
     picture.save(buffer, format)
-    got = fit_picture(decode({"bytes": buffer.getvalue(), "path": None}), size, channels, fit)
+    got = fit_picture(decode(buffer), size, channels, fit).transpose(1, 2, 0)
     assert got.dtype == np.uint8 and got.shape == (size, size, channels)
     return got
 
@@ -348,7 +332,7 @@ def test_a_palette_is_looked_up():
     assert (shown(indexed) == (10, 200, 30)).all()
     buffer = io.BytesIO()
     indexed.save(buffer, "PNG", transparency=1)
-    clear = fit_picture(decode({"bytes": buffer.getvalue(), "path": None}), SIZE, 3, "crop")
+    clear = fit_picture(decode(buffer), SIZE, 3, "crop").transpose(1, 2, 0)
     assert (clear == 255).all()
 
 
@@ -415,7 +399,7 @@ def test_a_photograph_is_turned_the_way_its_camera_was_held():
     exif[0x0112] = 6
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG", exif=exif)
-    got = fit_picture(decode({"bytes": buffer.getvalue(), "path": None}), SIZE, 3, "crop")
+    got = fit_picture(decode(buffer), SIZE, 3, "crop").transpose(1, 2, 0)
     assert (got[:, SIZE // 2 :] == 255).all() and (got[:, : SIZE // 2] == 0).all()
 
 

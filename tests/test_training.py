@@ -12,8 +12,9 @@ from safetensors.torch import load_file
 
 from minildm.engine import checkpoints, stages
 from minildm.engine.errors import UserError
+from minildm.engine.folder import read_config
 from minildm.engine.presets import Settings
-from minildm.engine.train import Interrupted, Run, stored_settings
+from minildm.engine.train import Interrupted, Run
 from minildm.ldm import LatentDiffusion
 from minildm.unet import UNet
 
@@ -95,7 +96,7 @@ def test_run_folder_is_complete_and_rebuilds_the_run(tiny_settings: Settings, tm
     averaged = run.train()
     for name in ("config.json", "model.safetensors", "vocab.json", "merges.txt", "metrics.jsonl"):
         assert (tmp_path / "run" / name).exists(), name
-    assert stored_settings(tmp_path / "run") == run.settings
+    assert read_config(tmp_path / "run")[0] == run.settings
     loaded = LatentDiffusion.load(tmp_path / "run")
     for (name, ours), theirs in zip(averaged.state_dict().items(), loaded.state_dict().values(), strict=True):
         assert torch.equal(ours, theirs), name
@@ -118,16 +119,16 @@ def test_scale_makes_training_latents_unit_variance(tiny_settings: Settings, tmp
 def test_a_folder_with_something_in_it_is_never_overwritten(tiny_settings: Settings, tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("keep me")
     with pytest.raises(UserError, match="not empty"):
-        Run(tmp_path, tiny_settings, resume=False)
+        Run(tmp_path, tiny_settings, resume=False).train()
     with pytest.raises(UserError, match="no run to resume"):
-        Run(tmp_path, tiny_settings, resume=True)
+        Run(tmp_path, tiny_settings, resume=True).train()
     assert (tmp_path / "mine.txt").read_text() == "keep me"
 
 
 def test_a_loss_that_is_no_number_stops_the_run(tiny_settings: Settings, tmp_path: Path, monkeypatch) -> None:
     original = stages.DenoiserStage.loss
     monkeypatch.setattr(stages.DenoiserStage, "loss", lambda *args: original(*args) * float("nan"))
-    with pytest.raises(UserError, match=r"the loss became nan.*learning rate"):
+    with pytest.raises(UserError, match=r"the loss became nan at step 1.*--lr"):
         Run(tmp_path / "run", tiny_settings, resume=False).train()
 
 
@@ -135,7 +136,7 @@ def test_minutes_become_steps_once(tiny_settings: Settings, tmp_path: Path) -> N
     """A plan is made from a timing, stored, and not made again on resume; the weights start as if nothing was timed."""
     run = Run(tmp_path / "run", dataclasses.replace(tiny_settings, minutes=0.02), resume=False)
     run.train()
-    stored = stored_settings(tmp_path / "run")
+    stored = read_config(tmp_path / "run")[0]
     assert (stored.steps, stored.autoencoder_steps) != (tiny_settings.steps, tiny_settings.autoencoder_steps)
     planned = dataclasses.replace(stored, minutes=None)
     Run(tmp_path / "same", planned, resume=False).train()

@@ -2,15 +2,14 @@
 
 import dataclasses
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from minildm.engine.errors import UserError
+from minildm.files import PARTIAL, read_json, read_tensors, read_text, save_tensors, sync, write_text
 
 POINTER = "latest"
 
@@ -22,75 +21,89 @@ class Checkpoint:
     stage: str
     step: int
     tensors: dict[str, Tensor]
-    facts: dict[str, Any]  # small numbers: seconds spent, lines of metrics, updates of the average
-
-
-def write_text(path: Path, text: str) -> None:
-    """Replace a file's content in one step: after a crash it holds the old text or the new one, nothing between."""
-    aside = path.with_name(f".{path.name}.partial")
-    with aside.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
-    sync(path.parent)
+    facts: dict[str, Any]  # small numbers: seconds spent, lines of metrics, losses not yet logged
 
 
 def save(run: Path, checkpoint: Checkpoint, name: str) -> None:
-    """Write `run/name/`, point `latest` to it, then remove the checkpoint before it."""
-    aside, folder = run / f".{name}.partial", run / name
+    """Write `run/name/`, point `latest` to it, then remove the checkpoint before it.
+
+    A checkpoint is a function of its step, so one that is already pointed to is left as it is.
+
+    Raises:
+        OSError: no space, no permission. The checkpoint before it stays, and stays pointed to.
+    """
+    aside, folder = run / f".{name}{PARTIAL}", run / name
+    if folder.exists() and pointed_to(run) == folder:
+        return
     for leftover in (aside, folder):
         if leftover.exists():
             shutil.rmtree(leftover)
-    aside.mkdir()
-    save_file({key: tensor.detach().contiguous() for key, tensor in checkpoint.tensors.items()}, aside / "state.safetensors")
-    document = {"stage": checkpoint.stage, "step": checkpoint.step, "facts": checkpoint.facts}
-    (aside / "state.json").write_text(json.dumps(document))
-    for path in (aside / "state.safetensors", aside / "state.json", aside):
-        sync(path)
-    aside.replace(folder)
-    sync(run)
+    try:
+        aside.mkdir()
+        save_tensors(checkpoint.tensors, aside / "state.safetensors")
+        document = {"stage": checkpoint.stage, "step": checkpoint.step, "facts": checkpoint.facts}
+        (aside / "state.json").write_text(json.dumps(document))
+        for path in (aside / "state.safetensors", aside / "state.json", aside):
+            sync(path)
+        aside.replace(folder)
+        sync(run)
+    except OSError:
+        shutil.rmtree(aside, ignore_errors=True)  # a full disk can use the room
+        raise
     write_text(run / POINTER, name)
+    remove_others(run)
+
+
+def remove_others(run: Path) -> None:
+    """Remove every checkpoint but the one that `latest` names."""
+    kept = pointed_to(run)
     for other in run.glob("step-*"):
-        if other.name != name:
+        if kept is not None and other != kept:
             shutil.rmtree(other)
+
+
+def pointed_to(run: Path) -> Path | None:
+    """The folder that `latest` names; None when there is no `latest`. Raises UserError when it names none in this run."""
+    if not (run / POINTER).exists():
+        return None
+    name = read_text(run / POINTER).strip()
+    folder = run / name
+    if Path(name).name != name or not name.startswith("step-"):
+        raise UserError(
+            f"{run / POINTER} holds {name!r}, which is no checkpoint's name: restore it or start afresh with another --out"
+        )
+    if folder.resolve().parent != run.resolve():
+        raise UserError(
+            f"{folder} is a link to {folder.resolve()}, outside the run: restore it or start afresh with another --out"
+        )
+    return folder
 
 
 def load(run: Path) -> Checkpoint | None:
     """The checkpoint that `latest` points to; None when there is none yet.
 
+    The first one of a run may stand there whole while `latest` was not written any more: it is taken, and pointed to.
+
     Raises:
-        UserError: a pointer to nothing, or a broken checkpoint.
+        UserError, ValueError: a pointer to nothing, or a broken checkpoint.
     """
-    pointer = run / POINTER
-    if not pointer.exists():
+    alone = list(run.glob("step-*"))
+    if len(alone) == 1 and not (run / POINTER).exists():
+        write_text(run / POINTER, alone[0].name)
+    folder = pointed_to(run)
+    if folder is None:
         return None
-    name = pointer.read_bytes().decode("utf-8", "replace").strip()
-    if Path(name).name != name or not name.startswith("step-"):
-        raise UserError(f"{pointer} holds {name!r}, which is no checkpoint's name: restore it or start afresh with another --out")
-    try:
-        document = json.loads((run / name / "state.json").read_text())
-        tensors = load_file(run / name / "state.safetensors")
-        return Checkpoint(document["stage"], document["step"], tensors, document["facts"])
-    except Exception as error:  # OSError, JSON's, safetensors' own: each means that the checkpoint is damaged
-        raise UserError(f"{run / name} cannot be read ({error}): restore it or start afresh with another --out") from error
+    remove_others(run)
+    document = read_json(folder / "state.json")
+    stage, step, facts = (document.get(key) for key in ("stage", "step", "facts"))
+    lines, seconds, losses = (facts.get(key) if isinstance(facts, dict) else None for key in ("lines", "seconds", "losses"))
+    whole = type(step) is int and step > 0 and type(lines) is int and lines >= 0
+    if not (whole and stage in ("autoencoder", "denoiser") and numbers(seconds) and numbers(losses)):
+        raise UserError(f"{folder / 'state.json'} lacks a part of its state: restore it or start afresh with another --out")
+    return Checkpoint(stage, step, read_tensors(folder / "state.safetensors"), facts)
 
 
-def sweep(run: Path) -> None:
-    """Remove what a killed process left half-written."""
-    for leftover in run.glob(".*.partial"):
-        if leftover.is_dir():
-            shutil.rmtree(leftover)
-        else:
-            leftover.unlink()
-
-
-def sync(path: Path) -> None:
-    """Have the operating system write a file or folder to disk now. Folders cannot be synced on Windows."""
-    if os.name == "nt" and path.is_dir():
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def numbers(values: Any) -> bool:
+    """Whether these are only numbers, in a list or under names."""
+    values = values.values() if isinstance(values, dict) else values if isinstance(values, list) else [None]
+    return all(type(value) in (int, float) for value in values)

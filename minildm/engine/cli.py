@@ -3,8 +3,10 @@
 import contextlib
 import dataclasses
 import io
+import itertools
 import json
 import re
+import shlex
 import sys
 import traceback
 import warnings
@@ -14,7 +16,7 @@ from typing import Annotated
 
 import tyro
 
-from minildm.engine.errors import UserError
+from minildm.engine.errors import UserError, explain, out_of_memory
 from minildm.engine.presets import PRESETS, Settings
 
 USAGE = """minildm: a textbook of latent diffusion that you can run
@@ -56,6 +58,8 @@ class Train:
     """The run's folder; runs/PRESET by default."""
     resume: bool = False
     """Go on with the run in --out, with the settings stored there."""
+    samples: int = 2000
+    """How many pictures the judge draws at the end; 0 leaves the judge out."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,25 +83,36 @@ class Sample:
 
     def __call__(self) -> None:
         from minildm.engine import plots
-        from minildm.ldm import LatentDiffusion, read_json
+        from minildm.engine.folder import read_config
+        from minildm.files import read_json, refuse_links_out
+        from minildm.ldm import LatentDiffusion
 
         model = LatentDiffusion.load(self.run)
-        stored = read_json(self.run / "config.json").get("settings", {})  # none where a model was saved without its run
-        guidance = stored.get("guidance", 3.0) if self.guidance is None else self.guidance
-        steps = stored.get("sample_steps", 20) if self.steps is None else self.steps
+        alone = "settings" not in read_json(self.run / "config.json")  # a model that was saved without its run
+        settings = Settings() if alone else read_config(self.run)[0]
+        guidance = settings.guidance if self.guidance is None else self.guidance
+        steps = settings.sample_steps if self.steps is None else self.steps
+        out = self.out or self.free_name()
+        if out.suffix.lower() != ".png":
+            raise UserError(f"--out {out} should end in .png")
+        if out.exists():
+            raise UserError(f"--out {out} exists: name another file, or remove it")
+        refuse_links_out(self.run)
         length = model.config.text.length - 2
         for prompt in self.prompts:
             tokens = len(model.tokenizer.encode(prompt)) if model.tokenizer else 0
             if tokens > length:
                 print(f"note: {prompt!r} has {tokens} tokens, the model reads {length}: the rest was cut", file=sys.stderr)
         images = model.generate(list(self.prompts), guidance=guidance, steps=steps, sampler=self.sampler, seed=self.seed)
-        name = re.sub(r"[^\w]+", "-", self.prompts[0].lower()).strip("-")[:60] or "unconditional"
-        out = self.out or self.run / "samples" / f"{name}.png"
-        if out.suffix.lower() != ".png":
-            raise UserError(f"--out {out} should end in .png")
         out.parent.mkdir(parents=True, exist_ok=True)
         plots.save_grid(images, out)
         print(f"{len(images)} picture{'s' if len(images) > 1 else ''}: {out}")
+
+    def free_name(self) -> Path:
+        """A PNG in the run's samples/ that is named after the first prompt, with a number if there is one already."""
+        name = re.sub(r"[^\w]+", "-", self.prompts[0].lower() if self.prompts else "").strip("-")[:60] or "unconditional"
+        names = (f"{name}{suffix}.png" for suffix in itertools.chain([""], (f"-{number}" for number in itertools.count(2))))
+        return next(path for path in (self.run / "samples" / name for name in names) if not path.exists())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,6 +135,8 @@ class Evaluate:
 
         if self.samples < 20:
             raise UserError(f"--samples {self.samples} is too few to judge by: at least 20")
+        if not self.run.is_dir():
+            raise UserError(f"{self.run} is no run folder: name one that `minildm train` or `minildm demo` made")
         judged = evaluate(self.run, self.samples, self.guidance, self.steps)
         print(json.dumps(judged) if self.json else "\n".join(judge_table(judged)))
 
@@ -143,12 +160,17 @@ def main(arguments: list[str] | None = None) -> int:
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
     warnings.showwarning = lambda message, *_: print(f"note: {message}", file=sys.stderr)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal that has no é still gets the line
     try:
         return run(arguments)
-    except (UserError, ValueError, OSError) as error:
+    except Exception as error:
+        if not (isinstance(error, UserError | ValueError | OSError) or out_of_memory(error)):
+            raise  # a mistake of ours: the traceback is wanted
         if debug:
             traceback.print_exc()
-        print(f"minildm: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"minildm: {explain(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("minildm: stopped", file=sys.stderr)
@@ -192,10 +214,12 @@ def train(arguments: list[str]) -> int:
             f"--steps {options.settings.steps} and --minutes {options.settings.minutes:g} contradict each other: give one"
         )
     folder = options.out or Path("runs") / name
-    if options.resume and given - {"--out", "--resume"}:
-        extra = sorted(given - {"--out", "--resume"})[0]
+    if options.samples and options.samples < 20:
+        raise UserError(f"--samples {options.samples} is too few to judge by: at least 20, or 0 for no judge")
+    if options.resume and given - {"--out", "--resume", "--samples"}:
+        extra = sorted(given - {"--out", "--resume", "--samples"})[0]
         raise UserError(f"{extra} cannot be changed by --resume, which goes on with the stored settings: leave it out")
-    return train_and_report(name, folder, options.settings, options.resume, samples=2000)
+    return train_and_report(name, folder, options.settings, options.resume, options.samples)
 
 
 def train_and_report(preset: str, folder: Path, settings: Settings, resume: bool, samples: int) -> int:
@@ -205,18 +229,21 @@ def train_and_report(preset: str, folder: Path, settings: Settings, resume: bool
     from minildm.engine.train import Interrupted, Run
 
     training = Run(folder, settings, resume)
-    again = f"minildm train {preset} --out {folder} --resume"
-    try:
-        training.train()
-    except Interrupted:
-        print(f"\nstopped; everything so far is saved. Continue with:\n  {again}", file=sys.stderr)
-        raise SystemExit(130) from None
-    print("judge: sampling and comparing", flush=True)
-    with training.clock.measure("judge and evaluation"):
-        judged = evaluate(folder, samples)
-    report = write_report(folder, training.settings, training.clock.seconds, judged)
+    again = f"minildm train {preset} --out {shlex.quote(str(folder))} --resume"
+    with training.hold():
+        try:
+            training.train()
+        except Interrupted:
+            print(f"\nstopped; everything so far is saved. Continue with:\n  {again}", file=sys.stderr)
+            raise SystemExit(130) from None
+        judged = None
+        if samples:
+            print("judge: sampling and comparing", flush=True)
+            with training.clock.measure("judge and evaluation"):
+                judged = evaluate(folder, samples)
+        report = write_report(folder, training.settings, training.clock.seconds, judged)
     prompt = "a large red circle at the centre on a white background" if settings.data == "shapes" else training.prompts[0]
-    print("\n".join(judge_table(judged)))
+    print("\n".join(judge_table(judged) if judged else []))
     print(f"\nreport    {report}\npictures  {folder / 'samples'}\nmore      minildm sample {folder} {json.dumps(prompt)}")
     return 0
 

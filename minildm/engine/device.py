@@ -1,6 +1,14 @@
 """What this machine can do."""
 
+import os
+
 import torch
+
+from minildm.config import LatentDiffusionConfig
+from minildm.engine.errors import UserError
+from minildm.ldm import LatentDiffusion
+
+BYTES_PER_PARAMETER = 20  # weight, gradient, two moments and the average, float32
 
 
 def choose_device() -> torch.device:
@@ -15,3 +23,28 @@ def native_bf16(device: torch.device) -> bool:
     capability = torch.backends.cpu.get_cpu_capability()
     supported = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
     return capability.startswith("AVX512") and bool(supported())
+
+
+def check_memory(config: LatentDiffusionConfig, device: torch.device) -> None:
+    """Raise UserError if a model of this configuration cannot be trained in the memory that the device has in all."""
+    try:
+        with torch.device("meta"):  # shapes without memory
+            count = sum(parameter.numel() for parameter in LatentDiffusion(config).parameters())
+    except RuntimeError:  # not even the sizes can be computed
+        count = 2**63
+    has = total_memory(device)
+    if has is not None and BYTES_PER_PARAMETER * count > has:
+        raise UserError(
+            f"the model has {count:.3g} parameters and needs {BYTES_PER_PARAMETER * count / 1e9:.0f} GB to train, "
+            f"the {device.type} has {has / 1e9:.0f} GB: choose smaller --model.unet.widths"
+        )
+
+
+def total_memory(device: torch.device) -> int | None:
+    """In bytes; None where the system does not tell (Windows)."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError):
+        return None

@@ -5,20 +5,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from minildm import metrics
 from minildm.engine import shapes
 from minildm.engine.data import Data, balanced, draw_shapes, load, to_bytes, to_float
+from minildm.engine.folder import read_config
 from minildm.engine.judges import Judge, roughen, train_judge, verdicts
 from minildm.engine.presets import Settings
 from minildm.engine.seeds import seeded
-from minildm.engine.train import stored_settings
-from minildm.ldm import LatentDiffusion, load_weights
+from minildm.files import fill, read_tensors, save_tensors, written_whole
+from minildm.ldm import LatentDiffusion
 
 JUDGE_STEPS, JUDGE_BATCH = 1200, 128
-SAMPLING_BATCH = 100
 
 
 def evaluate(folder: Path, samples: int, guidance: float | None = None, steps: int | None = None) -> dict[str, Any]:
@@ -32,7 +31,7 @@ def evaluate(folder: Path, samples: int, guidance: float | None = None, steps: i
     Returns: plain values, ready for JSON. Accuracies are shares of pictures with every attribute right, each with its
     95% interval; distances to the nearest training picture are root mean squared differences of pixels in [-1, 1].
     """
-    settings = stored_settings(folder)
+    settings, _ = read_config(folder)
     guidance = settings.guidance if guidance is None else guidance
     steps = settings.sample_steps if steps is None else steps
     model = LatentDiffusion.load(folder)
@@ -44,7 +43,9 @@ def evaluate(folder: Path, samples: int, guidance: float | None = None, steps: i
     wanted = balanced(test, samples - (len(held_out) if held_out else 0), settings.seed)
     count = len(wanted)
     prompts = wanted.captions(settings.seed) + (held_out.captions(settings.seed) if held_out else [])
-    images, seconds = sample(model, prompts, guidance, steps, settings.seed)
+    start = time.monotonic()
+    images = model.generate(prompts, guidance=guidance, steps=steps, seed=settings.seed).cpu()
+    seconds = time.monotonic() - start
     result |= {"samples": len(prompts), "guidance": guidance, "steps": steps, "images_per_second": len(prompts) / seconds}
 
     real = to_float(test.images)
@@ -94,15 +95,6 @@ def by_attribute(right: Tensor, asked: Data) -> dict[str, float | None]:
     return shares
 
 
-def sample(model: LatentDiffusion, prompts: list[str], guidance: float, steps: int, seed: int) -> tuple[Tensor, float]:
-    """One picture for each prompt, and the seconds it took."""
-    start, images = time.monotonic(), []
-    for first in range(0, len(prompts), SAMPLING_BATCH):
-        some = prompts[first : first + SAMPLING_BATCH]
-        images.append(model.generate(some, guidance=guidance, steps=steps, seed=seed + first).cpu())
-    return torch.cat(images), time.monotonic() - start
-
-
 @torch.no_grad()
 def reconstruct(model: LatentDiffusion, images: Tensor) -> Tensor:
     """Through the autoencoder and back, at the mean latent."""
@@ -143,7 +135,7 @@ def find_judge(folder: Path, train: Data, settings: Settings) -> Judge | None:
     judge = Judge(train.images.shape[1], train.images.shape[2], tuple(train.classes.values()))
     path = folder / "judge.safetensors"
     if path.exists():
-        load_weights(judge, path)
+        fill(judge, read_tensors(path), path)
         return judge.eval()
 
     def batch_of(step: int) -> tuple[Tensor, Tensor]:
@@ -157,5 +149,6 @@ def find_judge(folder: Path, train: Data, settings: Settings) -> Judge | None:
         return roughen(to_float(images), generator), attributes
 
     train_judge(judge, batch_of, JUDGE_STEPS)
-    save_file(judge.state_dict(), path)
+    with written_whole(path) as aside:
+        save_tensors(judge.state_dict(), aside)
     return judge

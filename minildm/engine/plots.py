@@ -9,6 +9,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from minildm.files import written_whole
+
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
@@ -32,7 +34,8 @@ def save_grid(images: Tensor, path: Path, columns: int | None = None, side: int 
     """Save the grid as a PNG, each pixel enlarged by a whole factor while the sheet stays within about `side`."""
     sheet = grid(images, columns)
     factor = max(1, side // max(sheet.size))
-    sheet.resize((sheet.width * factor, sheet.height * factor), Image.Resampling.NEAREST).save(path)
+    with written_whole(path) as aside:
+        sheet.resize((sheet.width * factor, sheet.height * factor), Image.Resampling.NEAREST).save(aside, "PNG")
 
 
 def captioned_grid(images: Tensor, captions: list[str], path: Path, columns: int = 6) -> None:
@@ -46,7 +49,13 @@ def captioned_grid(images: Tensor, captions: list[str], path: Path, columns: int
             axis.imshow(pixels[place], interpolation="nearest")
             axis.set_title("\n".join(wrap(captions[place], 24)), fontsize=8, y=-0.05, va="top")
     figure.tight_layout(h_pad=2.5)
-    figure.savefig(path, dpi=100)
+    save_figure(figure, path)
+
+
+def save_figure(figure: plt.Figure, path: Path) -> None:
+    """Write a figure as a PNG and forget it."""
+    with written_whole(path) as aside:
+        figure.savefig(aside, dpi=100, format="png")
     plt.close(figure)
 
 
@@ -74,5 +83,4 @@ def loss_curves(lines: list[dict], path: Path) -> None:
         axis.set(title=stage, xlabel="step", ylabel="loss", yscale="log")
         axis.grid(alpha=0.3)
     figure.tight_layout()
-    figure.savefig(path, dpi=100)
-    plt.close(figure)
+    save_figure(figure, path)

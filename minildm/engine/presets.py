@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 from typing import Literal
 
 from minildm.config import (
@@ -10,12 +11,13 @@ from minildm.config import (
     Schedule,
     TextConfig,
     UNetConfig,
-    check_at_least,
     check_choice,
+    check_whole,
 )
 
 Fit = Literal["crop", "pad"]
 Precision = Literal["auto", "bf16", "float32"]
+BYTES = 514  # tokens of a vocabulary without merges: each byte, each byte that ends a word, start and end
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +28,8 @@ class Settings:
     """"shapes", a name on the hub, or a folder: a local copy of a data set, or pictures with metadata.jsonl."""
     limit: int = 0
     """Use at most so many training pictures; 0 uses all. For shapes: how many to render."""
+    stream: bool = False
+    """Read the data row by row and keep the resized pictures on disk: for sets too large to download or to hold in memory."""
     fit: Fit = "crop"
     """How a picture gets its size: cut to a square and resize, or put in the middle of a black square."""
     templates: tuple[str, ...] = ("a photo of a {label}", "a picture of a {label}", "{label}")
@@ -75,8 +79,9 @@ class Settings:
 
     def __post_init__(self) -> None:
         positive = ("autoencoder_steps", "autoencoder_batch", "steps", "batch", "checkpoint_every", "preview_every")
-        check_at_least(self, 1, *positive, "sample_steps")
-        check_at_least(self, 0, "limit", "warmup")
+        check_whole(self, 1, *positive, "sample_steps")
+        check_whole(self, 0, "limit", "warmup")
+        check_whole(self, 0, "seed", most=2**63 - 1)
         check_choice("fit", self.fit, Fit)
         check_choice("precision", self.precision, Precision)
         for name in ("autoencoder_lr", "lr", "clip", "minutes", "time_power", "min_snr"):
@@ -95,6 +100,19 @@ class Settings:
             raise ValueError(f"sample_steps={self.sample_steps} exceeds the model's T={self.model.T} diffusion steps")
         if not self.templates:
             raise ValueError("templates=() is empty: give at least one")
+        for template in self.templates:
+            for hole in re.findall(r"\{[^{}]*\}?", template):
+                if hole not in ("{label}", "{word}"):
+                    raise ValueError(f"templates: {hole!r} in {template!r} is unknown: write {{label}} or {{word}}")
+        if not self.data.strip() or "\0" in self.data:
+            raise ValueError(f"data={self.data!r} names nothing: give shapes, a folder, or a data set on the hub")
+        channels, size = self.model.autoencoder.image_channels, self.model.image_size
+        if channels not in (1, 3):
+            raise ValueError(f"model.autoencoder.image_channels={channels}: pictures have 1 (grey) or 3 (colour)")
+        if self.data == "shapes" and (channels, size % 32) != (3, 0):
+            raise ValueError(f"shapes have 3 channels and a multiple of 32 pixels, not {channels} and image_size={size}")
+        if self.model.text.vocabulary < BYTES:
+            raise ValueError(f"model.text.vocabulary={self.model.text.vocabulary}: the bytes alone need {BYTES}")
 
 
 def small(

@@ -6,17 +6,18 @@ from pathlib import Path
 from typing import Any
 
 from minildm.engine import plots
-from minildm.engine.checkpoints import write_text
 from minildm.engine.presets import Settings
+from minildm.files import write_text
 
 TIMED = ("autoencoder", "caching", "denoiser", "samples")  # the parts that `--minutes` pays for
 
 
-def write_report(folder: Path, settings: Settings, seconds: dict[str, float], judged: dict[str, Any]) -> Path:
-    """Write report.md and the loss curves beside it, and the judge's numbers to evaluation.json."""
+def write_report(folder: Path, settings: Settings, seconds: dict[str, float], judged: dict[str, Any] | None) -> Path:
+    """Write report.md and the loss curves beside it, and the judge's numbers, if there are any, to evaluation.json."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     plots.loss_curves(lines, folder / "loss.png")
-    write_text(folder / "evaluation.json", json.dumps(judged, indent=1))
+    if judged:
+        write_text(folder / "evaluation.json", json.dumps(judged, indent=1))
     timed = sum(seconds.get(part, 0.0) for part in TIMED)
     memory = peak_memory()
     text = [
@@ -27,10 +28,7 @@ def write_report(folder: Path, settings: Settings, seconds: dict[str, float], ju
         "Each picture was drawn from the prompt below it, with the averaged weights, "
         f"guidance {settings.guidance:g} and {settings.sample_steps} steps.",
         "",
-        "## The judge",
-        "",
-        *judge_table(judged),
-        "",
+        *(["## The judge", "", *judge_table(judged), ""] if judged else []),
         "## Time and memory",
         "",
         "| part | seconds |",
@@ -46,7 +44,7 @@ def write_report(folder: Path, settings: Settings, seconds: dict[str, float], ju
         "",
         "![loss](loss.png)",
         "",
-        "Settings: `config.json`. All numbers: `evaluation.json`, `metrics.jsonl`.",
+        f"Settings: `config.json`. All numbers: {'`evaluation.json`, ' if judged else ''}`metrics.jsonl`.",
         "",
     ]
     write_text(folder / "report.md", "\n".join(text))

@@ -4,6 +4,7 @@ import contextlib
 import copy
 import math
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +14,13 @@ from minildm.ema import EMA
 from minildm.engine.data import Data, to_float
 from minildm.engine.presets import Settings
 from minildm.engine.seeds import seeded
+from minildm.files import fill
 from minildm.gaussian import Gaussian
 from minildm.ldm import LatentDiffusion
+
+
+class Diverged(Exception):
+    """A loss that is no number."""
 
 
 class Stage:
@@ -42,14 +48,20 @@ class Stage:
         raise NotImplementedError
 
     def step(self, step: int) -> Tensor:
-        """Take the step with this number, counted from 0. Returns the loss, not yet read off the device."""
+        """Take the step with this number, counted from 0. Returns the loss.
+
+        Raises:
+            Diverged: a loss or a gradient that is no finite number; the weights are as they were before the step.
+        """
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr * rate_factor(step, self.steps, self.settings.warmup)
         self.optimizer.zero_grad()
         with autocast(self.settings, self.device):
             loss = self.loss(self.places(step), seeded(self.settings.seed, self.name, step))
         loss.backward()
-        nn.utils.clip_grad_norm_(self.parameters, self.settings.clip)
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.settings.clip)
+        if not torch.isfinite(loss.detach() + norm):
+            raise Diverged(f"{self.name}: the loss became {loss:g} at step {step + 1}, its gradient's length {norm:g}")
         self.optimizer.step()
         return loss.detach()
 
@@ -77,21 +89,28 @@ class Stage:
             tensors |= {f"optimizer/{number}/{key}": value for key, value in moments.items()}
         return tensors
 
-    def restore(self, tensors: dict[str, Tensor]) -> None:
-        """Go on from what `tensors` gave."""
-        moments: dict[int, dict[str, Tensor]] = {}
-        parts: dict[str, dict[str, Tensor]] = {name: {} for name in self.modules()}
+    def restore(self, tensors: dict[str, Tensor], path: Path) -> None:
+        """Go on from what `tensors` gave.
+
+        Raises:
+            ValueError: tensors that are no state of this stage, named as those of `path`.
+        """
+        parts: dict[str, dict[str, Tensor]] = {name: {} for name in (*self.modules(), "optimizer")}
         for key, value in tensors.items():
-            name, rest = key.split("/", 1)
-            if name == "optimizer":
-                number, kind = rest.split("/")
-                moments.setdefault(int(number), {})[kind] = value
-            else:
-                parts[name][rest] = value
+            name, _, rest = key.partition("/")
+            parts.setdefault(name, {})[rest] = value
+        moments = parts.pop("optimizer")
+        state, shapes = {}, {}
+        for number, parameter in enumerate(self.parameters):
+            if f"{number}/step" in moments:  # else the loss does not depend on this parameter
+                kinds = {"step": (), "exp_avg": parameter.shape, "exp_avg_sq": parameter.shape}
+                shapes |= {f"{number}/{kind}": shape for kind, shape in kinds.items()}
+                state[number] = {kind: moments.get(f"{number}/{kind}") for kind in kinds}
+        if parts.keys() != self.modules().keys() or {key: value.shape for key, value in moments.items()} != shapes:
+            raise ValueError(f"{path} holds no state of the {self.name} as config.json describes it: restore it")
         for name, module in self.modules().items():
-            module.load_state_dict(parts[name])
-        state = self.optimizer.state_dict()
-        self.optimizer.load_state_dict({"state": moments, "param_groups": state["param_groups"]})
+            fill(module, parts[name], path)
+        self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
 
     def trial(self) -> "Stage":
         """A copy to be timed, after which this stage is as it was."""

@@ -1,0 +1,54 @@
+"""From minutes to steps, once, by a short timing at the start of a run."""
+
+import dataclasses
+import statistics
+import time
+
+import torch
+
+from minildm.engine.data import Data
+from minildm.engine.presets import Settings
+from minildm.engine.stages import AutoencoderStage, DenoiserStage, Stage, encode_all
+from minildm.gaussian import Gaussian
+from minildm.ldm import LatentDiffusion
+
+RESERVE = 0.9  # of the minutes are planned for; the rest absorbs what the short timing missed
+
+
+def plan(model: LatentDiffusion, train: Data, settings: Settings) -> Settings:
+    """Turn the minutes into steps, by timing a few steps of each stage on copies.
+
+    Sampling the final grid and encoding the data are timed too and paid from the same minutes.
+    """
+    seconds = 60 * settings.minutes * RESERVE
+    autoencoder = seconds_per_step(AutoencoderStage(model, train, settings).trial())
+    start = time.monotonic()
+    some = next(encode_all(model, train.images, settings))
+    caching = (time.monotonic() - start) * len(train) / len(some.mean)
+    side = settings.model.image_size // settings.model.autoencoder.factor
+    shape = (len(train), settings.model.unet.in_channels, side, side)
+    blank = Gaussian(torch.zeros(shape[1:]).expand(shape), torch.zeros(shape[1:]).expand(shape))
+    denoiser = seconds_per_step(DenoiserStage(model, blank, train, settings).trial())
+    model.autoencoder.requires_grad_(True)
+    autoencoder_steps = max(1, int(seconds * settings.autoencoder_share / autoencoder))
+    left = seconds * (1 - settings.autoencoder_share) - caching
+    steps = max(1, int(left / denoiser))
+    print(
+        f"plan: {autoencoder_steps} autoencoder steps, then {steps} denoiser steps, for {settings.minutes:g} minutes", flush=True
+    )
+    return dataclasses.replace(settings, autoencoder_steps=autoencoder_steps, steps=steps)
+
+
+def seconds_per_step(stage: Stage, warm: int = 5, seconds: float = 4.0) -> float:
+    """The mean time of a step, over some seconds after a few steps to warm up."""
+    times: list[float] = []
+    while len(times) < warm + 3 or sum(times[warm:]) < seconds:
+        start = time.monotonic()
+        float(stage.step(len(times)))
+        times.append(time.monotonic() - start)
+    return steady_mean(times[warm:])
+
+
+def steady_mean(times: list[float]) -> float:
+    """The mean without what took over ten times the median: a laptop that slept meanwhile is no slow one."""
+    return statistics.fmean(time for time in times if time <= 10 * statistics.median(times))
