@@ -18,20 +18,20 @@ LARGEST_TEXT = 64 * 2**20  # bytes; a larger text file is refused before it is r
 
 @contextlib.contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """A name beside `path` to write to; at the end of the block the file is synced to disk and takes its place.
+    """A path to write to instead; at the end of the block that file is synced to disk and takes the place of `path`.
 
     After a crash, the power's included, `path` holds the old content or the new one, nothing between. An error inside
     the block leaves the old one, and no trace of the new one.
     """
-    aside = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")  # two processes may write it at once
-    aside.unlink(missing_ok=True)  # it might be a link, which writing would follow
+    aside = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")  # a folder, since libraries write files beside theirs
+    remove(aside)
+    aside.mkdir()
     try:
-        yield aside
-        sync(aside)
-        aside.replace(path)
-    except BaseException:
-        aside.unlink(missing_ok=True)
-        raise
+        yield aside / path.name
+        sync(aside / path.name)
+        (aside / path.name).replace(path)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
     sync(path.parent)
 
 
@@ -109,6 +109,7 @@ def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
         if number is None:
             raise
         raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
+    path.chmod(path.parent.stat().st_mode & 0o666)  # safetensors makes it the owner's alone
 
 
 def fill(module: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
@@ -130,10 +131,15 @@ def fill(module: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
 def sweep(folder: Path) -> None:
     """Remove what a killed process left half-written in a folder and below."""
     for leftover in folder.rglob(f".*{PARTIAL}"):
-        if leftover.is_dir() and not leftover.is_symlink():
-            shutil.rmtree(leftover)
-        else:
-            leftover.unlink(missing_ok=True)
+        remove(leftover)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a link (not what it leads to), or a folder with all it holds; nothing if there is nothing."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def refuse_links_out(folder: Path) -> None:

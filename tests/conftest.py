@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from minildm.config import AutoencoderConfig, LatentDiffusionConfig, TextConfig, UNetConfig
+from minildm.engine import evaluate
+from minildm.engine.cli import main
 from minildm.engine.presets import PRESETS, Settings
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -19,6 +21,24 @@ TINY = LatentDiffusionConfig(
     text=TextConfig(vocabulary=600, length=20, width=32, layers=1, heads=2),
     T=100,
 )
+
+TINY_FLAGS = (
+    "--limit 96 --autoencoder-steps 4 --autoencoder-batch 8 --steps 5 --batch 8 --sample-steps 3 --checkpoint-every 2 "
+    "--samples 20 --model.T 50 --model.image-size 32 --model.unet.widths 16 32 --model.unet.heads 2 2 --model.unet.groups 8 "
+    "--model.unet.in-channels 4 --model.unet.out-channels 4 --model.autoencoder.latent-channels 4 "
+    "--model.autoencoder.widths 8 8 16 --model.autoencoder.groups 4 --model.unet.context-width 32 --model.text.width 32 "
+    "--model.text.layers 1 --model.text.heads 2 --model.text.vocabulary 640"
+).split()
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder made by `minildm train`, its judge hardly trained. Not to be changed: copy it."""
+    folder = tmp_path_factory.mktemp("runs") / "tiny"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluate, "JUDGE_STEPS", 3)
+        assert main(["train", "shapes", "--out", str(folder), *TINY_FLAGS]) == 0
+    return folder
 
 
 @pytest.fixture

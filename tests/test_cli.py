@@ -1,4 +1,4 @@
-"""The command line: what it does, what it says, and that mistakes end in one line with exit code 2."""
+"""The command line: what it does and what it says. What it does with mistakes is in test_bad_input.py."""
 
 import dataclasses
 import json
@@ -10,29 +10,12 @@ import time
 from pathlib import Path
 
 import pytest
+from conftest import TINY_FLAGS
 from PIL import Image
 
-from minildm.engine import evaluate
 from minildm.engine.cli import main
 from minildm.engine.presets import PRESETS
 from minildm.ldm import LatentDiffusion
-
-TINY = (
-    "--limit 96 --autoencoder-steps 4 --autoencoder-batch 8 --steps 5 --batch 8 --sample-steps 3 --checkpoint-every 2 "
-    "--model.T 50 --model.unet.widths 16 32 --model.unet.heads 2 2 --model.unet.context-width 32 --model.unet.groups 8 "
-    "--model.unet.in-channels 4 --model.unet.out-channels 4 --model.autoencoder.latent-channels 4 "
-    "--model.autoencoder.widths 8 8 16 --model.text.width 32 --model.text.layers 1 --model.text.heads 2"
-).split()
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run folder made by `minildm train`, its judge hardly trained."""
-    folder = tmp_path_factory.mktemp("runs") / "tiny"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluate, "JUDGE_STEPS", 3)
-        assert main(["train", "shapes", "--out", str(folder), *TINY]) == 0
-    return folder
 
 
 def test_train_leaves_a_report_with_pictures(trained: Path) -> None:
@@ -77,44 +60,6 @@ def test_sample_uses_the_guidance_and_steps_of_the_run(trained: Path, tmp_path: 
     assert main(["sample", str(tmp_path / "model"), "a red circle", "--out", str(outs[3])]) == 0
 
 
-MISTAKES = [
-    (["fly"], "'fly'"),
-    (["train", "imagenet"], "'imagenet'"),
-    (["train", "shapes", "--no-such-flag", "3"], "no-such-flag"),
-    (["train", "shapes", "--steps", "0"], "steps=0"),
-    (["train", "shapes", "--steps", "many"], "many"),
-    (["train", "shapes", "--steps", "3", "--minutes", "1"], "contradict"),
-    (["train", "shapes", "--lr", "nan"], "lr=nan"),
-    (["train", "shapes", "--minutes", "inf"], "minutes=inf"),
-    (["train", "shapes", "--model.image-size", "30"], "image_size=30"),
-    (["train", "shapes", "--precision", "int3"], "int3"),
-    (["train", "mnist", "--data", "/no/such/folder", "--out", "OUT"], "/no/such/folder"),
-    (["train", "shapes", "--out", "RUN"], "not empty"),
-    (["train", "shapes", "--out", "EMPTY", "--resume"], "no run to resume"),
-    (["train", "shapes", "--out", "RUN", "--resume", "--lr", "1"], "--lr"),
-    (["sample", "EMPTY", "a red circle"], "config.json does not exist"),
-    (["sample", "RUN"], "no prompt"),
-    (["sample", "RUN", "x", "--sampler", "magic"], "magic"),
-    (["sample", "RUN", "x", "--steps", "51"], "steps=51"),
-    (["sample", "RUN", "x", "--guidance", "-1"], "guidance=-1"),
-    (["sample", "RUN", "x", "--out", "x.gif"], "x.gif"),
-    (["evaluate", "RUN", "--samples", "1"], "--samples 1"),
-]
-
-
-@pytest.mark.parametrize(("arguments", "named"), MISTAKES, ids=[" ".join(arguments) for arguments, _ in MISTAKES])
-def test_mistakes_end_in_one_line(
-    arguments: list[str], named: str, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
-    (tmp_path / "empty").mkdir()
-    places = {"RUN": str(trained), "EMPTY": str(tmp_path / "empty"), "OUT": str(tmp_path / "out")}
-    before = sorted((path, path.stat().st_mtime_ns) for path in trained.rglob("*"))
-    assert main([places.get(argument, argument) for argument in arguments]) == 2
-    said = capsys.readouterr().err.strip()
-    assert len(said.splitlines()) == 1 and named in said and "Traceback" not in said, said
-    assert before == sorted((path, path.stat().st_mtime_ns) for path in trained.rglob("*")), "nothing was touched"
-
-
 def test_help_names_every_command_without_torch() -> None:
     code = "import sys, minildm.engine.cli as cli; cli.main(['--help']); sys.exit('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -133,7 +78,7 @@ def test_every_field_is_a_flag(capsys: pytest.CaptureFixture) -> None:
 @pytest.mark.slow
 def test_ctrl_c_in_a_terminal_prints_the_command_that_resumes(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    command = [sys.executable, "-m", "minildm", "train", "shapes", "--out", str(out), *TINY]
+    command = [sys.executable, "-m", "minildm", "train", "shapes", "--out", str(out), *TINY_FLAGS]
     command[command.index("--steps") + 1] = "2000"
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env={**os.environ})
     patience = time.monotonic() + 120

@@ -93,14 +93,17 @@ def load(run: Path) -> Checkpoint | None:
     folder = pointed_to(run)
     if folder is None:
         return None
-    remove_others(run)
+    if not folder.is_dir():
+        raise UserError(f"{folder} does not exist, but {run / POINTER} names it: restore it or start afresh with another --out")
     document = read_json(folder / "state.json")
     stage, step, facts = (document.get(key) for key in ("stage", "step", "facts"))
     lines, seconds, losses = (facts.get(key) if isinstance(facts, dict) else None for key in ("lines", "seconds", "losses"))
     whole = type(step) is int and step > 0 and type(lines) is int and lines >= 0
     if not (whole and stage in ("autoencoder", "denoiser") and numbers(seconds) and numbers(losses)):
         raise UserError(f"{folder / 'state.json'} lacks a part of its state: restore it or start afresh with another --out")
-    return Checkpoint(stage, step, read_tensors(folder / "state.safetensors"), facts)
+    checkpoint = Checkpoint(stage, step, read_tensors(folder / "state.safetensors"), facts)
+    remove_others(run)  # not before this one is known to be good
+    return checkpoint
 
 
 def numbers(values: Any) -> bool:

@@ -57,11 +57,13 @@ class Data:
         return [self.texts[place] for place in self.wordings[torch.arange(len(self)), choice].tolist()]
 
 
-def fingerprint(data: Data) -> str:
-    """A hash of everything that training reads: equal data, equal fingerprint."""
-    digest = hashlib.sha256(repr((tuple(data.images.shape), data.texts)).encode("utf-8", "surrogatepass"))
-    for tensor in (data.images, data.wordings):
-        digest.update(memoryview(tensor.contiguous().numpy()).cast("B"))
+def fingerprint(*sets: Data) -> str:
+    """A hash of all pictures and captions: equal data, equal fingerprint."""
+    digest = hashlib.sha256()
+    for data in sets:
+        digest.update(repr((tuple(data.images.shape), data.texts)).encode("utf-8", "surrogatepass"))
+        for tensor in (data.images, data.wordings):
+            digest.update(memoryview(tensor.contiguous().numpy()).cast("B"))
     return digest.hexdigest()
 
 

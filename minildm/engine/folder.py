@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
 from filelock import FileLock, Timeout
 
 from minildm import config as configs
@@ -54,7 +53,7 @@ class Origin:
     pictures: int
     """In the training data."""
     fingerprint: str
-    """Of the training data."""
+    """Of all data."""
     threads: int
     torch: str
     planned: bool
@@ -86,11 +85,6 @@ def read_config(folder: Path) -> tuple[Settings, Origin]:
         return settings, configs.from_dict(Origin, document.get("origin"))
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path}: {error}") from None
-
-
-def machine() -> dict[str, Any]:
-    """The part of an origin that belongs to this process."""
-    return {"threads": torch.get_num_threads(), "torch": torch.__version__}
 
 
 class Metrics:

@@ -3,7 +3,7 @@
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 LARGEST_PIXELS = 64_000_000  # a larger picture is refused before it is decoded
 # Formats whose decoders only decode: PostScript, for one, is a program, which Pillow would have Ghostscript run.
@@ -15,9 +15,12 @@ def decode(file: BinaryIO) -> Image.Image:
     """The picture in an open file, turned as its camera was held; of an animation the first frame.
 
     Raises:
-        ValueError: too large. Whatever else Pillow raises: broken, or no picture of these formats.
+        ValueError: too large, or no picture in a known format. Whatever else Pillow raises: broken.
     """
-    picture = Image.open(file, formats=FORMATS)
+    try:
+        picture = Image.open(file, formats=FORMATS)
+    except UnidentifiedImageError:
+        raise ValueError("no picture in a known format") from None
     if picture.width * picture.height > LARGEST_PIXELS:
         raise ValueError(f"{picture.width}×{picture.height} is more than {LARGEST_PIXELS} pixels")
     return ImageOps.exif_transpose(picture)

@@ -20,7 +20,7 @@ from minildm.engine.clock import Clock
 from minildm.engine.data import Data, balanced, draw_shapes, fingerprint, load
 from minildm.engine.device import check_memory, choose_device, native_bf16
 from minildm.engine.errors import UserError
-from minildm.engine.folder import LOCK, Metrics, Origin, held, machine, read_config, write_config
+from minildm.engine.folder import LOCK, Metrics, Origin, held, read_config, write_config
 from minildm.engine.plan import plan
 from minildm.engine.presets import Settings
 from minildm.engine.sources import located
@@ -95,10 +95,10 @@ class Run:
             self.settings, origin = read_config(self.folder)
         print("data: reading", self.settings.data, flush=True)
         train, test = load(self.settings)
-        self.check(train, origin)
+        present = self.check(train, test, origin)
         self.prompts = preview_prompts(test, self.settings)
         checkpoint = checkpoints.load(self.folder) if self.resumed else None
-        model = self.prepare(train, origin, device)
+        model = self.prepare(train, origin or present, device)
         facts = checkpoint.facts if checkpoint else {"seconds": {}, "lines": 0, "losses": []}
         self.clock, self.losses = Clock(facts["seconds"]), facts["losses"]
         self.metrics = Metrics(self.folder / "metrics.jsonl", facts["lines"])
@@ -126,36 +126,39 @@ class Run:
             plots.captioned_grid(images, self.prompts, self.folder / "samples" / "final.png")
         return averaged
 
-    def check(self, train: Data, origin: Origin | None) -> None:
+    def check(self, train: Data, test: Data, origin: Origin | None) -> Origin:
         """See that these data can be trained on, and that they are those the run began with, if it did.
+
+        Returns: the origin that a run would have that began now.
 
         Raises:
             UserError: too few pictures for a batch; other pictures or captions than at the start; a model too large.
         """
+        settings = self.settings
         for name in ("batch", "autoencoder_batch"):
-            if getattr(self.settings, name) > len(train):
-                value, data = getattr(self.settings, name), self.settings.data
-                raise UserError(f"{name}={value} exceeds the {len(train)} training pictures of {data!r}: choose a smaller one")
-        if origin is None:
-            check_memory(self.settings.model, choose_device())
-            return
-        if (origin.pictures, origin.fingerprint) != (len(train), fingerprint(train)):
+            if getattr(settings, name) > len(train):
+                value = f"{name}={getattr(settings, name)}"
+                raise UserError(f"{value} exceeds the {len(train)} training pictures of {settings.data!r}: choose a smaller one")
+        check_memory(settings.model, choose_device())
+        now = {"threads": torch.get_num_threads(), "torch": torch.__version__}
+        present = Origin(len(train), fingerprint(train, test), **now, planned=settings.minutes is None)
+        if origin and (origin.pictures, origin.fingerprint) != (present.pictures, present.fingerprint):
             raise UserError(
-                f"data {self.settings.data!r} have changed since the run began, from {origin.pictures} training pictures to "
-                f"{len(train)} others: put the old ones back, or start afresh with another --out"
+                f"data {settings.data!r} have changed since the run began, from {origin.pictures} training pictures to "
+                f"{present.pictures} others: put the old ones back, or start afresh with another --out"
             )
-        for name, now in machine().items():
-            if getattr(origin, name) != now:
-                note = f"the run began with {name}={getattr(origin, name)}, now {now}: expect its result, but not bit for bit"
-                warnings.warn(note, stacklevel=2)
+        for name in now if origin else ():
+            if getattr(origin, name) != now[name]:
+                began = f"the run began with {name}={getattr(origin, name)}, now {now[name]}"
+                warnings.warn(f"{began}: expect its result, but not bit for bit", stacklevel=2)
+        return present
 
-    def prepare(self, train: Data, origin: Origin | None, device: torch.device) -> LatentDiffusion:
+    def prepare(self, train: Data, origin: Origin, device: torch.device) -> LatentDiffusion:
         """The untrained model with its tokenizer. On the way, config.json is written: first of all, and again with the plan."""
-        if origin is None:
+        if not self.resumed:
             if self.settings.precision == "auto":
                 precision = "bf16" if native_bf16(device) else "float32"
                 self.settings = dataclasses.replace(self.settings, precision=precision)
-            origin = Origin(len(train), fingerprint(train), **machine(), planned=self.settings.minutes is None)
             write_config(self.folder, self.settings, origin)
         if (self.folder / "vocab.json").exists() and (self.folder / "merges.txt").exists():
             tokenizer = Tokenizer.load(self.folder)
@@ -179,32 +182,31 @@ class Run:
             if isinstance(stage, DenoiserStage):
                 stage.ema.updates = first
         stage.network.train()
-        progress = tqdm(total=stage.steps, initial=first, desc=stage.name, unit="step", dynamic_ncols=True)
-        started = time.monotonic()
-        for step in range(first, stage.steps):
-            try:
-                self.losses.append(float(stage.step(step)))
-            except Diverged as error:
-                progress.close()
-                flag = "--lr" if stage.name == "denoiser" else "--autoencoder-lr"
-                remedy = f"start afresh with {flag} {stage.lr / 4:g} or --precision float32; the last checkpoint is kept"
-                raise UserError(f"{error}: {remedy}") from None
-            done = step + 1
-            last = done == stage.steps
-            if done % LOG_EVERY == 0 or last:
-                loss, self.losses = statistics.fmean(self.losses), []
-                rate = (done - first) * stage.batch / max(time.monotonic() - started, 1e-9)
-                self.metrics.append({"stage": stage.name, "step": done, "loss": loss, "images_per_second": round(rate, 1)})
-                progress.set_postfix(loss=f"{loss:.4f}", images_per_second=f"{rate:.0f}", refresh=False)
-            progress.update()
-            if self._stop or done % self.settings.checkpoint_every == 0 or last:
-                self.checkpoint(stage, done)
-            if self._stop:
-                progress.close()
-                raise Interrupted
-            if preview and done % self.settings.preview_every == 0 and not last:
-                preview(stage, done)
-        progress.close()
+        steps, started = range(first, stage.steps), time.monotonic()
+        with tqdm(steps, desc=stage.name, unit="step", total=stage.steps, initial=first, dynamic_ncols=True) as progress:
+            for step in progress:
+                self.losses.append(self.step(stage, step))
+                done, last = step + 1, step + 1 == stage.steps
+                if done % LOG_EVERY == 0 or last:
+                    loss, self.losses = statistics.fmean(self.losses), []
+                    rate = (done - first) * stage.batch / max(time.monotonic() - started, 1e-9)
+                    self.metrics.append({"stage": stage.name, "step": done, "loss": loss, "images_per_second": round(rate, 1)})
+                    progress.set_postfix(loss=f"{loss:.4f}", images_per_second=f"{rate:.0f}", refresh=False)
+                if self._stop or done % self.settings.checkpoint_every == 0 or last:
+                    self.checkpoint(stage, done)
+                if self._stop:
+                    raise Interrupted
+                if preview and done % self.settings.preview_every == 0 and not last:
+                    preview(stage, done)
+
+    def step(self, stage: Stage, step: int) -> float:
+        """One step. Returns the loss. Raises UserError when it is no number; the weights are those before the step then."""
+        try:
+            return float(stage.step(step))
+        except Diverged as error:
+            flag = "--lr" if stage.name == "denoiser" else "--autoencoder-lr"
+            remedy = f"start afresh with {flag} {stage.lr / 4:g} or --precision float32; the last checkpoint is kept"
+            raise UserError(f"{error}: {remedy}") from None
 
     def checkpoint(self, stage: Stage, done: int) -> None:
         """Save where the run stands."""

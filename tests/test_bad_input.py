@@ -1,0 +1,791 @@
+"""Whatever is wrong with the input: one line that names the thing, the value and the remedy; exit code 2; nothing lost.
+
+Each row of REFUSED makes its mistake in a folder of its own and says which words the line must hold. Each row of ACCEPTED
+is odd but fine: it must work, and say what it noticed.
+"""
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import pickle
+import resource
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pyarrow.parquet
+import pytest
+from conftest import TINY_FLAGS
+from filelock import FileLock
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from minildm import files
+from minildm.engine.cli import main
+from minildm.engine.stages import AutoencoderStage, DenoiserStage
+
+Make = Callable[[Path, Path], list[str]]  # from an empty folder and a trained run (not to be changed) to arguments
+REFUSED: dict[str, tuple[Make, list[str]]] = {}
+ACCEPTED: dict[str, tuple[Make, list[str]]] = {}
+
+
+def refused(*words: str) -> Callable[[Make], Make]:
+    """A row of the table: the function's name is the case's."""
+
+    def enter(make: Make) -> Make:
+        REFUSED[make.__name__] = (make, list(words))
+        return make
+
+    return enter
+
+
+def accepted(*words: str) -> Callable[[Make], Make]:
+    def enter(make: Make) -> Make:
+        ACCEPTED[make.__name__] = (make, list(words))
+        return make
+
+    return enter
+
+
+def plain(name: str, line: str, *words: str) -> None:
+    """A row that needs no preparation; RUN is the trained run, OUT a folder that does not exist, EMPTY an empty one."""
+
+    def make(folder: Path, run: Path) -> list[str]:
+        (folder / "empty").mkdir()
+        places = {"RUN": str(run), "OUT": str(folder / "out"), "EMPTY": str(folder / "empty"), "NOTHING": ""}
+        return [places.get(word, word) for word in line.split()]
+
+    REFUSED[name] = (make, list(words))
+
+
+# Commands, presets, flags, numbers
+
+plain("an unknown command", "fly", "'fly'", "choose one of")
+plain("an unknown preset", "train imagenet", "'imagenet'", "choose one of")
+plain("an unknown flag", "train shapes --no-such-flag 3", "no-such-flag")
+plain("an unknown sampler", "sample RUN x --sampler magic", "'magic'", "choose one of")
+plain("an unknown precision", "train shapes --out OUT --precision int3", "int3")
+plain("no steps", "train shapes --out OUT --steps 0", "steps=0", "at least 1")
+plain("steps that are no number", "train shapes --out OUT --steps many", "many")
+plain("steps and minutes", "train shapes --out OUT --steps 3 --minutes 1", "contradict", "give one")
+plain("a learning rate of NaN", "train shapes --out OUT --lr nan", "lr=nan", "positive")
+plain("a learning rate of infinity", "train shapes --out OUT --lr inf", "lr=inf", "positive")
+plain("a negative learning rate", "train shapes --out OUT --lr -1", "lr=-1", "positive")
+plain("endless minutes", "train shapes --out OUT --minutes inf", "minutes=inf", "positive")
+plain("a negative weight", "train shapes --out OUT --kl-weight -0.5", "kl_weight=-0.5", "at least 0")
+plain("a share above one", "train shapes --out OUT --drop-caption 1.5", "drop_caption=1.5", "[0, 1)")
+plain("a negative seed of training", "train shapes --out OUT --seed -1", "seed=-1", "at least 0")
+plain("a seed of many digits", "train shapes --out OUT --seed 99999999999999999999", "seed=9999", "at most")
+plain("a size that the factor does not divide", "train shapes --out OUT --model.image-size 30", "image_size=30", "multiple of 8")
+plain("groups that do not divide", "train shapes --out OUT --model.unet.groups 7", "groups=7", "divisor")
+plain("too many levels", f"train shapes --out OUT --model.unet.widths {'32 ' * 11}", "widths")
+plain("a model for a larger machine", "train shapes --out OUT --model.unet.widths 1048576 1048576", "parameters", "GB", "smaller")
+plain("too small a vocabulary", "train shapes --out OUT --model.text.vocabulary 100", "vocabulary=100", "514")
+plain("a template with an unknown hole", "train mnist --out OUT --templates {lable}", "{lable}", "{label}")
+plain("a template that looks inside", "train mnist --out OUT --templates {label.__class__}", "{label.__class__}", "{label}")
+plain("grey shapes", "train shapes --out OUT --model.autoencoder.image-channels 1", "3 channels")
+plain("pictures of two channels", "train folder --out OUT --model.autoencoder.image-channels 2", "image_channels=2")
+plain("too few pictures to judge by", "train shapes --out OUT --samples 3", "--samples 3", "at least 20")
+plain(
+    "a batch of more pictures than there are",
+    "train shapes --out OUT --limit 20 --batch 21",
+    "batch=21",
+    "20 training",
+    "smaller",
+)
+
+# Where a run goes
+
+plain("a folder that holds another run", "train shapes --out RUN", "not empty", "--resume", "--out")
+plain("nothing to resume", "train shapes --out EMPTY --resume", "no run to resume", "leave out --resume")
+plain("nowhere to resume", "train shapes --out OUT --resume", "no run to resume", "leave out --resume")
+plain("another setting for a resumed run", "train shapes --out RUN --resume --lr 1", "--lr", "leave it out")
+
+
+@refused("in use by another process", "--out")
+def a_folder_that_another_process_holds(folder: Path, run: Path) -> list[str]:
+    shutil.copytree(run, folder / "run")
+    code = "import filelock, sys; lock = filelock.FileLock(sys.argv[1]); lock.acquire(); print(1, flush=1); sys.stdin.read()"
+    lock = str(folder / "run" / ".lock")
+    other = subprocess.Popen([sys.executable, "-c", code, lock], stdout=subprocess.PIPE, stdin=subprocess.PIPE)
+    other.stdout.readline()
+    CLEAN.callback(other.kill)
+    return ["train", "shapes", "--out", str(folder / "run"), "--resume"]
+
+
+@refused("not a directory", "another place")
+def a_file_where_the_run_should_go(folder: Path, run: Path) -> list[str]:
+    (folder / "notes").write_text("mine")
+    return ["train", "shapes", "--out", str(folder / "notes" / "run"), *TINY_FLAGS]
+
+
+@refused("notes", "exists")
+def a_file_as_the_run(folder: Path, run: Path) -> list[str]:
+    (folder / "notes").write_text("mine")
+    return ["train", "shapes", "--out", str(folder / "notes"), *TINY_FLAGS]
+
+
+@refused("name too long", "shorter")
+def a_name_too_long(folder: Path, run: Path) -> list[str]:
+    return ["train", "shapes", "--out", str(folder / ("x" * 300)), *TINY_FLAGS]
+
+
+@refused("locked", "permissions|can be written")
+def a_read_only_folder(folder: Path, run: Path) -> list[str]:
+    (folder / "locked").mkdir(mode=0o555)
+    if os.geteuid():
+        return ["train", "shapes", "--out", str(folder / "locked" / "run"), *TINY_FLAGS]
+    (folder / "locked").chmod(0o755)  # the superuser may write there all the same: say no as a read-only disk does
+    real = Path.mkdir
+
+    def refuse(self: Path, *args, **options) -> None:
+        if self.is_relative_to(folder / "locked"):
+            raise OSError(30, os.strerror(30), str(self))
+        real(self, *args, **options)
+
+    PATCH.setattr(Path, "mkdir", refuse)
+    return ["train", "shapes", "--out", str(folder / "locked" / "run"), *TINY_FLAGS]
+
+
+# Data
+
+
+def training(folder: Path, *more: str) -> list[str]:
+    """Arguments that train on the pictures in `folder/data`."""
+    return ["train", "folder", "--data", str(folder / "data"), "--out", str(folder / "out"), *TINY_FLAGS, "--samples", "0", *more]
+
+
+def pictures(folder: Path, count: int = 12, mode: str = "RGB", size: tuple[int, int] = (40, 40)) -> list[Path]:
+    """`count` pictures of noise in `folder/data`."""
+    data, noise = folder / "data", np.random.default_rng(0)
+    data.mkdir(exist_ok=True)
+    paths = [data / f"{place:02d}.png" for place in range(count)]
+    for path in paths:
+        Image.fromarray(noise.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)).convert(mode).save(path)
+    return paths
+
+
+def captions(folder: Path, texts: list) -> None:
+    """A metadata.jsonl for `pictures`."""
+    lines = [json.dumps({"file_name": f"{place:02d}.png", "text": text}) for place, text in enumerate(texts)]
+    (folder / "data" / "metadata.jsonl").write_text("\n".join(lines))
+
+
+def parquet(folder: Path, rows: dict, **features) -> Path:
+    """A parquet file in `folder/data`."""
+    (folder / "data").mkdir()
+    path = folder / "data" / "train-00000-of-00001.parquet"
+    pyarrow.parquet.write_table(datasets.Dataset.from_dict(rows, features=datasets.Features(features)).data.table, path)
+    return path
+
+
+def png(colour: int = 0) -> dict:
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8), (colour, 0, 0)).save(buffer, "PNG")
+    return {"bytes": buffer.getvalue(), "path": None}
+
+
+plain("data that do not exist", "train folder --out OUT --data /no/such/folder", "/no/such/folder", "--data DIR")
+plain("data without a name", "train folder --out OUT --data NOTHING", "data=''", "folder")
+plain("data on a hub that cannot be reached", "train folder --out OUT --data nobody/nothing", "nobody/nothing", "--data DIR")
+plain("an empty folder of data", "train folder --out OUT --data EMPTY", "empty folder", "name a folder")
+
+
+@refused("is a file", "name a folder")
+def a_file_of_data(folder: Path, run: Path) -> list[str]:
+    pictures(folder, 1)
+    (folder / "data").rename(folder / "other")
+    (folder / "other" / "00.png").rename(folder / "data")
+    return training(folder)
+
+
+@refused("no picture column", "columns a, b", "exactly one")
+def data_without_pictures(folder: Path, run: Path) -> list[str]:
+    (folder / "data").mkdir()
+    (folder / "data" / "notes.csv").write_text("a,b\n1,2\n")
+    return training(folder)
+
+
+@refused("2 picture columns", "left, right", "exactly one")
+def data_with_two_picture_columns(folder: Path, run: Path) -> list[str]:
+    parquet(folder, {"left": [png()], "right": [png()]}, left=datasets.Image(), right=datasets.Image())
+    return training(folder)
+
+
+@refused("single picture", "at least 2")
+def a_single_picture(folder: Path, run: Path) -> list[str]:
+    pictures(folder, 1)
+    return training(folder)
+
+
+@refused("7 of 12 pictures cannot be read", "00.png", "no picture in a known format")
+def more_than_half_broken(folder: Path, run: Path) -> list[str]:
+    for path in pictures(folder)[:7]:
+        path.write_bytes(b"no picture at all")
+    return training(folder)
+
+
+@refused("12 of 12 pictures cannot be read", "64000000 pixels")
+def image_bombs(folder: Path, run: Path) -> list[str]:
+    """80 million pixels in 78 kilobytes."""
+    paths = pictures(folder)
+    Image.new("1", (10_000, 8_000)).save(paths[0])
+    for path in paths[1:]:
+        shutil.copy(paths[0], path)
+    return training(folder)
+
+
+@refused("12 of 12 pictures cannot be read", "no picture in a known format")
+def pictures_that_are_programs(folder: Path, run: Path) -> list[str]:
+    """PostScript, which Pillow would hand to Ghostscript."""
+    for path in pictures(folder):
+        Image.open(path).save(path.with_suffix(".eps"))
+        path.unlink()
+    return training(folder)
+
+
+@refused("'text'", "int64", "strings")
+def captions_that_are_numbers(folder: Path, run: Path) -> list[str]:
+    pictures(folder)
+    captions(folder, list(range(12)))
+    return training(folder)
+
+
+@refused("'text'", "strings|cannot be read")
+def captions_that_are_lists(folder: Path, run: Path) -> list[str]:
+    pictures(folder)
+    captions(folder, [["a", "b"]] * 12)
+    return training(folder)
+
+
+@refused("cannot be read")
+def metadata_that_are_no_json(folder: Path, run: Path) -> list[str]:
+    pictures(folder)
+    (folder / "data" / "metadata.jsonl").write_text('{"file_name": "00.png", "text": \n{{{')
+    return training(folder)
+
+
+@refused("cannot be read", "secret.png")
+def metadata_that_lead_out_of_the_folder(folder: Path, run: Path) -> list[str]:
+    pictures(folder)
+    Image.new("RGB", (8, 8)).save(folder / "secret.png")
+    line = json.dumps({"file_name": "../secret.png", "text": "x"})
+    (folder / "data" / "metadata.jsonl").write_text(line)
+    return training(folder)
+
+
+@refused("4 of 4 pictures cannot be read", "secret.png", "out of the data's folder")
+def rows_that_lead_out_of_the_folder(folder: Path, run: Path) -> list[str]:
+    Image.new("RGB", (8, 8)).save(folder / "secret.png")
+    parquet(folder, {"image": [{"bytes": None, "path": str(folder / "secret.png")}] * 4}, image=datasets.Image())
+    return training(folder)
+
+
+@refused("4 of 4 pictures cannot be read", "neither a file's nor one in an archive")
+def rows_that_lead_to_the_network(folder: Path, run: Path) -> list[str]:
+    paths = [f"{way}://example.org/x.png::{folder}/data/x" for way in ("https", "ssh", "git", "ftp")]
+    parquet(folder, {"image": [{"bytes": None, "path": path} for path in paths]}, image=datasets.Image())
+    return training(folder)
+
+
+@refused("data", "cannot be read|break off")
+def a_truncated_parquet_file(folder: Path, run: Path) -> list[str]:
+    path = parquet(folder, {"image": [png(place) for place in range(20)]}, image=datasets.Image())
+    path.write_bytes(path.read_bytes()[:-200])
+    return training(folder)
+
+
+@refused("data", "cannot be read")
+def a_script_in_place_of_data(folder: Path, run: Path) -> list[str]:
+    (folder / "data").mkdir()
+    (folder / "data" / "data.py").write_text(f"open({str(folder / 'ran')!r}, 'w')")
+    return training(folder)
+
+
+# A run that is damaged
+
+
+def damaged(folder: Path, run: Path, command: str = "sample", *more: str) -> list[str]:
+    """A copy of the trained run, to be damaged, and what is to be done with it."""
+    shutil.copytree(run, folder / "run")
+    place = str(folder / "run")
+    return {
+        "sample": ["sample", place, "x", *more],
+        "resume": ["train", "shapes", "--out", place, "--resume", *more],
+        "evaluate": ["evaluate", place, "--samples", "20", *more],
+    }[command]
+
+
+def change_json(path: Path, **values) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def change_tensors(path: Path, change: Callable[[dict], dict]) -> None:
+    save_file(change(load_file(path)), path)
+
+
+plain("a run that does not exist", "sample OUT x", "config.json does not exist", "run folder")
+plain("an empty run", "sample EMPTY x", "config.json does not exist", "run folder")
+plain("judging a run that does not exist", "evaluate OUT", "no run folder", "minildm train")
+
+
+@refused("model.safetensors does not exist", "--resume")
+def a_half_written_run(folder: Path, run: Path) -> list[str]:
+    arguments = damaged(folder, run)
+    (folder / "run" / "model.safetensors").unlink()
+    return arguments
+
+
+@refused("layout 99", "update minildm")
+def a_run_of_a_newer_layout(folder: Path, run: Path) -> list[str]:
+    arguments = damaged(folder, run)
+    change_json(folder / "run" / "config.json", layout=99)
+    return arguments
+
+
+@refused("layout None", "run folder?")
+def a_run_of_no_layout(folder: Path, run: Path) -> list[str]:
+    arguments = damaged(folder, run)
+    (folder / "run" / "config.json").write_text("{}")
+    return arguments
+
+
+@refused("config.json", "no readable JSON", "restore")
+def a_configuration_cut_short(folder: Path, run: Path) -> list[str]:
+    arguments = damaged(folder, run)
+    path = folder / "run" / "config.json"
+    path.write_text(path.read_text()[:50])
+    return arguments
+
+
+@refused("config.json", "no readable JSON", "restore")
+def a_configuration_of_a_thousand_brackets(folder: Path, run: Path) -> list[str]:
+    arguments = damaged(folder, run)
+    (folder / "run" / "config.json").write_text("[" * 100_000)
+    return arguments
+
+
+@refused("config.json", "UTF-8", "restore")
+def a_configuration_that_is_no_text(folder: Path, run: Path) -> list[str]:
+    arguments = damaged(folder, run)
+    (folder / "run" / "config.json").write_bytes(b"\xff\xfe{}")
+    return arguments
+
+
+@refused("config.json", "lr='fast'", "float")
+def a_configuration_of_another_type(folder: Path, run: Path) -> list[str]:
+    arguments = damaged(folder, run, "resume")
+    path = folder / "run" / "config.json"
+    change_json(path, settings=json.loads(path.read_text())["settings"] | {"lr": "fast"})
+    return arguments
+
+
+@refused("config.json", "no field 'speed'", "lr")
+def a_configuration_with_an_unknown_field(folder: Path, run: Path) -> list[str]:
+    arguments = damaged(folder, run, "resume")
+    path = folder / "run" / "config.json"
+    change_json(path, settings=json.loads(path.read_text())["settings"] | {"speed": 1})
+    return arguments
+
+
+@refused("model.safetensors does not fit", "shape")
+def weights_of_another_shape(folder: Path, run: Path) -> list[str]:
+    arguments = damaged(folder, run)
+    path = folder / "run" / "config.json"
+    model = json.loads(path.read_text())["model"]
+    model["unet"]["widths"] = [8, 32]
+    change_json(path, model=model)
+    return arguments
+
+
+@refused("model.safetensors does not fit", "lacks weight", "text.norm.bias")
+def weights_of_which_one_is_missing(folder: Path, run: Path) -> list[str]:
+    arguments = damaged(folder, run)
+    change_tensors(
+        folder / "run" / "model.safetensors", lambda weights: {k: v for k, v in weights.items() if k != "text.norm.bias"}
+    )
+    return arguments
+
+
+@refused("model.safetensors", "no whole safetensors file", "restore")
+def truncated_weights(folder: Path, run: Path) -> list[str]:
+    arguments = damaged(folder, run)
+    path = folder / "run" / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1000])
+    return arguments
+
+
+@refused("model.safetensors", "no whole safetensors file", "other formats are refused")
+def pickled_weights(folder: Path, run: Path) -> list[str]:
+    arguments = damaged(folder, run)
+    (folder / "run" / "model.safetensors").write_bytes(pickle.dumps({"a": [1, 2, 3]}))
+    return arguments
+
+
+@refused("model.safetensors", "is a link to", "outside", "copy")
+def weights_that_are_a_link_out_of_the_folder(folder: Path, run: Path) -> list[str]:
+    arguments = damaged(folder, run)
+    (folder / "run" / "model.safetensors").rename(folder / "elsewhere")
+    (folder / "run" / "model.safetensors").symlink_to(folder / "elsewhere")
+    return arguments
+
+
+@refused("samples", "is a link to", "outside", "copy")
+def pictures_that_would_be_written_through_a_link(folder: Path, run: Path) -> list[str]:
+    arguments = damaged(folder, run, "resume")
+    shutil.rmtree(folder / "run" / "samples")
+    (folder / "elsewhere").mkdir()
+    (folder / "run" / "samples").symlink_to(folder / "elsewhere")
+    return arguments
+
+
+@refused("model.safetensors", "no ordinary file")
+def weights_that_are_a_pipe(folder: Path, run: Path) -> list[str]:
+    """Opening it would wait for ever."""
+    arguments = damaged(folder, run)
+    (folder / "run" / "model.safetensors").unlink()
+    os.mkfifo(folder / "run" / "model.safetensors")
+    return arguments
+
+
+@refused("vocab.json", "whole number")
+def a_vocabulary_without_numbers(folder: Path, run: Path) -> list[str]:
+    arguments = damaged(folder, run)
+    path = folder / "run" / "vocab.json"
+    change_json(path, a="seven")
+    return arguments
+
+
+@refused("vocab.json", "token 70000", "640")
+def a_vocabulary_larger_than_the_encoder(folder: Path, run: Path) -> list[str]:
+    arguments = damaged(folder, run)
+    change_json(folder / "run" / "vocab.json", extra=70000)
+    return arguments
+
+
+@refused("merges.txt", "two pieces")
+def merges_of_three(folder: Path, run: Path) -> list[str]:
+    arguments = damaged(folder, run)
+    with (folder / "run" / "merges.txt").open("a") as file:
+        file.write("a b c\n")
+    return arguments
+
+
+@refused("judge.safetensors", "restore|remove")
+def a_damaged_judge(folder: Path, run: Path) -> list[str]:
+    arguments = damaged(folder, run, "evaluate")
+    (folder / "run" / "judge.safetensors").write_bytes(b"guilty")
+    return arguments
+
+
+@refused("step-99", "does not exist")
+def a_pointer_to_no_checkpoint(folder: Path, run: Path) -> list[str]:
+    arguments = damaged(folder, run, "resume")
+    (folder / "run" / "latest").write_text("step-99")
+    return arguments
+
+
+@refused("latest", "../elsewhere", "no checkpoint's name")
+def a_pointer_out_of_the_run(folder: Path, run: Path) -> list[str]:
+    arguments = damaged(folder, run, "resume")
+    (folder / "run" / "latest").write_text("../elsewhere")
+    return arguments
+
+
+@refused("state.safetensors", "no whole safetensors file")
+def a_truncated_checkpoint(folder: Path, run: Path) -> list[str]:
+    arguments = damaged(folder, run, "resume")
+    path = next((folder / "run").glob("step-*")) / "state.safetensors"
+    path.write_bytes(path.read_bytes()[:-1000])
+    return arguments
+
+
+@refused("step-9", "no state of the denoiser", "restore")
+def a_checkpoint_of_other_moments(folder: Path, run: Path) -> list[str]:
+    arguments = damaged(folder, run, "resume")
+    path = next((folder / "run").glob("step-*")) / "state.safetensors"
+    change_tensors(path, lambda weights: weights | {"optimizer/0/exp_avg": weights["optimizer/1/exp_avg"].clone()[:1]})
+    return arguments
+
+
+@refused("state.json", "lacks a part")
+def a_checkpoint_without_its_step(folder: Path, run: Path) -> list[str]:
+    arguments = damaged(folder, run, "resume")
+    change_json(next((folder / "run").glob("step-*")) / "state.json", step=None)
+    return arguments
+
+
+@refused("metrics.jsonl", "1 lines", "restore")
+def metrics_that_were_cut(folder: Path, run: Path) -> list[str]:
+    arguments = damaged(folder, run, "resume")
+    path = folder / "run" / "metrics.jsonl"
+    path.write_text(path.read_text().splitlines(keepends=True)[0])
+    return arguments
+
+
+@refused("have changed since the run began", "11 training pictures", "put the old ones back")
+def data_that_changed_since_the_run_began(folder: Path, run: Path) -> list[str]:
+    paths = pictures(folder)
+    assert main(training(folder)) == 0
+    shutil.copy(paths[0], paths[1])
+    return ["train", "folder", "--out", str(folder / "out"), "--resume", "--samples", "0"]
+
+
+# Sampling
+
+plain("no prompt", "sample RUN", "no prompt")
+plain("no steps of a sampler", "sample RUN x --steps 0", "steps=0")
+plain("more steps than T", "sample RUN x --steps 51", "steps=51", "50")
+plain("negative guidance", "sample RUN x --guidance -1", "guidance=-1", "at least 0")
+plain("guidance that is no number", "sample RUN x --guidance nan", "guidance=nan", "finite")
+plain("infinite guidance", "sample RUN x --guidance inf", "guidance=inf", "finite")
+plain("a negative seed", "sample RUN x --seed -5", "seed=-5", "at least 0")
+plain("a seed out of range", "sample RUN x --seed 99999999999999999999", "seed=9999", "below")
+plain("a picture that is no PNG", "sample RUN x --out x.gif", "x.gif", ".png")
+plain("too few to judge by", "evaluate RUN --samples 1", "--samples 1", "at least 20")
+plain("judging at negative guidance", "evaluate RUN --samples 20 --guidance -3", "guidance=-3", "at least 0")
+
+
+@refused("mine.png exists", "another file")
+def a_picture_in_the_place_of_another(folder: Path, run: Path) -> list[str]:
+    (folder / "mine.png").write_bytes(b"precious")
+    return ["sample", str(run), "x", "--steps", "1", "--out", str(folder / "mine.png")]
+
+
+@refused("folder stands where|exists", "another")
+def a_picture_in_the_place_of_a_folder(folder: Path, run: Path) -> list[str]:
+    (folder / "mine.png").mkdir()
+    return ["sample", str(run), "x", "--steps", "1", "--out", str(folder / "mine.png")]
+
+
+# Odd, but fine
+
+
+@accepted()
+def an_empty_prompt(folder: Path, run: Path) -> list[str]:
+    return ["sample", str(run), "", "--steps", "1", "--out", str(folder / "x.png")]
+
+
+@accepted("tokens", "the rest was cut")
+def a_prompt_too_long(folder: Path, run: Path) -> list[str]:
+    return ["sample", str(run), "a red circle " * 30, "--steps", "1", "--out", str(folder / "x.png")]
+
+
+@accepted()
+def a_prompt_of_unknown_characters(folder: Path, run: Path) -> list[str]:
+    return ["sample", str(run), "𝔮🐉 ẞ", "ﷺ", "--steps", "1", "--out", str(folder / "x.png")]
+
+
+@accepted()
+def a_prompt_of_control_characters(folder: Path, run: Path) -> list[str]:
+    return ["sample", str(run), "\x07\x1b[31m\x00\u202e", "--steps", "1", "--out", str(folder / "x.png")]
+
+
+@accepted("the rest was cut")
+def a_prompt_that_is_no_unicode(folder: Path, run: Path) -> list[str]:
+    """As Python hands over arguments whose bytes are no UTF-8."""
+    return ["sample", str(run), "\udcff\udc80" * 50, "--steps", "1", "--out", str(folder / "x.png")]
+
+
+@accepted("2 pictures were skipped", "03.png", "05.png")
+def some_pictures_that_are_broken(folder: Path, run: Path) -> list[str]:
+    paths = pictures(folder)
+    paths[3].write_bytes(paths[3].read_bytes()[:60])
+    paths[5].write_bytes(b"")
+    return training(folder)
+
+
+@accepted("2 pictures were skipped", "row 3")
+def some_streamed_pictures_that_are_broken(folder: Path, run: Path) -> list[str]:
+    cells = [png(place) for place in range(16)]
+    cells[3] = cells[9] = {"bytes": b"no", "path": None}
+    parquet(folder, {"image": cells, "text": ["x"] * 16}, image=datasets.Image(), text=datasets.Value("string"))
+    return training(folder, "--stream")
+
+
+@accepted("1 pictures were skipped", "64000000 pixels")
+def one_image_bomb(folder: Path, run: Path) -> list[str]:
+    Image.new("1", (10_000, 8_000)).save(pictures(folder)[2])
+    return training(folder)
+
+
+@accepted("3 of 12 pictures have no caption")
+def captions_of_which_some_are_missing(folder: Path, run: Path) -> list[str]:
+    pictures(folder)
+    captions(folder, ["a cat", None, "", *["a dog"] * 8, None])
+    return training(folder)
+
+
+@accepted("12 of 12 pictures have no caption")
+def no_captions_at_all(folder: Path, run: Path) -> list[str]:
+    pictures(folder)
+    return training(folder)
+
+
+@accepted("16 of 16 pictures have no caption")
+def pictures_of_every_kind(folder: Path, run: Path) -> list[str]:
+    """16 bits, palettes, grey, black and white, transparent, CMYK, one pixel, one column, animated."""
+    for path, mode in zip(pictures(folder), ("P", "L", "1", "RGBA", "LA", "I;16"), strict=False):
+        picture = Image.open(path)
+        picture.load()
+        if mode == "I;16":
+            Image.fromarray(np.asarray(picture.convert("L")).astype(np.uint16) * 257).save(path)
+        else:
+            picture.convert(mode).save(path)
+    data = folder / "data"
+    Image.new("CMYK", (9, 9), (9, 8, 7, 6)).save(data / "cmyk.jpg")
+    Image.new("RGB", (1, 1)).save(data / "pixel.png")
+    Image.new("RGB", (1, 400)).save(data / "column.png")
+    frames = [Image.new("P", (9, 9), colour) for colour in (1, 2)]
+    frames[0].save(data / "animated.gif", save_all=True, append_images=frames[1:])
+    return training(folder)
+
+
+# The checks
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory):
+    """No hub, a cache of its own, and a place for what a row needs undone."""
+    global CLEAN, PATCH
+    monkeypatch.setattr("minildm.engine.sources.hub_answers", lambda: False)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
+    with contextlib.ExitStack() as CLEAN, pytest.MonkeyPatch.context() as PATCH:
+        yield
+
+
+def contents(*folders: Path) -> dict[Path, str]:
+    """Every file below with a hash of what it holds."""
+    paths = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
+    return {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_refused_in_one_line(case: str, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    make, words = REFUSED[case]
+    arguments = make(tmp_path, trained)
+    before = contents(tmp_path, trained)
+    capsys.readouterr()
+    assert main(arguments) == 2
+    said = capsys.readouterr().err
+    lines = [line for line in said.splitlines() if line.startswith("minildm: ")]
+    assert len(lines) == 1 and said.rstrip().endswith(lines[0]) and "Traceback" not in said, said
+    print(lines[0])
+    for word in words:
+        assert any(choice.lower() in lines[0].lower() for choice in word.split("|")), f"{word!r} not in: {lines[0]}"
+    after = contents(tmp_path, trained)
+    assert {path: after.get(path) for path in before} == before, "something was overwritten"
+    assert {path.name for path in after.keys() - before.keys()} <= {".lock"}, "something was left behind"
+
+
+@pytest.mark.parametrize("case", ACCEPTED)
+def test_accepted_with_a_word(case: str, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    make, words = ACCEPTED[case]
+    arguments = make(tmp_path, trained)
+    capsys.readouterr()
+    assert main(arguments) == 0, capsys.readouterr().err
+    said = capsys.readouterr().err
+    notes = " ".join(line for line in said.splitlines() if line.startswith("note: "))
+    assert all(word in notes for word in words), said
+    assert words or not notes, f"nothing to note, yet it says {notes}"
+
+
+def test_the_table_is_long_enough() -> None:
+    assert len(REFUSED) >= 40
+    print(f"{len(REFUSED)} kinds of bad input are refused, {len(ACCEPTED)} odd ones accepted")
+
+
+# A disk that is full, a loss that is no number: the last good checkpoint stays
+
+
+def last_line(said: str) -> str:
+    return said.strip().splitlines()[-1]
+
+
+def test_no_space_during_a_checkpoint(tmp_path: Path, monkeypatch, capsys: pytest.CaptureFixture) -> None:
+    """The third checkpoint finds the disk full; with space again, --resume ends as if nothing had been."""
+    train = ["train", "shapes", "--out", str(tmp_path / "run"), *TINY_FLAGS, "--samples", "0"]
+    assert main([*train[:3], str(tmp_path / "whole"), *train[4:]]) == 0
+    real, calls = files.save_file, []
+
+    def full(tensors, path):
+        calls.append(path)
+        if len(calls) == 3:
+            Path(path).write_bytes(b"half a che")
+            raise RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)")
+        real(tensors, path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "save_file", full)
+        assert main(train) == 2
+    said = last_line(capsys.readouterr().err)
+    assert "No space left on device" in said and "--resume" in said and str(tmp_path / "run") in said
+    assert (tmp_path / "run" / "latest").read_text() == "step-4" and not list((tmp_path / "run").rglob(".*"))
+    assert main([*train[:4], "--resume", "--samples", "0"]) == 0
+    same = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("run", "whole")]
+    assert same[0] == same[1]
+
+
+@pytest.mark.slow
+def test_files_that_may_not_grow(tmp_path: Path) -> None:
+    """The system's own limit on the size of files: a write that really fails, in the library that writes tensors."""
+    command = [sys.executable, "-m", "minildm", "train", "shapes", "--out", str(tmp_path / "run"), *TINY_FLAGS, "--samples", "0"]
+    limit = 200_000  # bytes: enough for everything but tensors
+    limited = {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, **limited)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert "File too large" in last_line(done.stderr) and "--resume" in last_line(done.stderr)
+    assert not list((tmp_path / "run").glob(".*")) and not list((tmp_path / "run").glob("step-*"))
+    again = subprocess.run([*command[:7], "--resume", "--samples", "0"], capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stderr
+
+
+@pytest.mark.parametrize("stage", [AutoencoderStage, DenoiserStage])
+@pytest.mark.parametrize("value", ["nan", "inf"])
+def test_a_loss_that_is_no_number(stage: type, value: str, tmp_path: Path, monkeypatch, capsys: pytest.CaptureFixture) -> None:
+    """It stops at once, with the weights of the checkpoint before it, and says what to try."""
+    real, steps = stage.loss, []
+
+    def diverge(self, *args):
+        steps.append(1)
+        return real(self, *args) * (float(value) if len(steps) == 4 else 1)
+
+    monkeypatch.setattr(stage, "loss", diverge)
+    run = tmp_path / "run"
+    assert main(["train", "shapes", "--out", str(run), *TINY_FLAGS, "--samples", "0"]) == 2
+    said = last_line(capsys.readouterr().err)
+    assert f"loss became {value} at step 4" in said and "lr" in said and "--precision float32" in said and len(steps) == 4
+    kept = "step-2" if stage is AutoencoderStage else "step-6"
+    assert (run / "latest").read_text() == kept
+    assert all(tensor.isfinite().all() for tensor in load_file(run / kept / "state.safetensors").values())
+
+
+def test_a_gradient_that_is_no_number_is_noticed_before_it_reaches_the_weights(tmp_path: Path, monkeypatch, capsys) -> None:
+    """A finite loss with an infinite slope, as the square root has at 0."""
+    real, steps = DenoiserStage.loss, []
+
+    def steep(self, *args):
+        steps.append(1)
+        loss = real(self, *args)
+        return loss + (((loss - loss).sqrt()) if len(steps) == 4 else 0)
+
+    monkeypatch.setattr(DenoiserStage, "loss", steep)
+    assert main(["train", "shapes", "--out", str(tmp_path / "run"), *TINY_FLAGS, "--samples", "0"]) == 2
+    said = last_line(capsys.readouterr().err)
+    assert "at step 4" in said and "gradient" in said and (tmp_path / "run" / "latest").read_text() == "step-6"
+
+
+def test_two_processes_cannot_have_one_folder(tmp_path: Path) -> None:
+    """Whichever comes second is refused, and the first one's hold ends with it."""
+    lock = FileLock(tmp_path / ".lock", timeout=0)
+    with lock:
+        command = [sys.executable, "-m", "minildm", "train", "shapes", "--out", str(tmp_path), *TINY_FLAGS, "--samples", "0"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 2 and "in use by another process" in last_line(done.stderr)
