@@ -609,7 +609,7 @@ def some_streamed_pictures_that_are_broken(folder: Path, run: Path) -> list[str]
     return training(folder, "--stream")
 
 
-@accepted("1 pictures were skipped", "64000000 pixels")
+@accepted("1 picture was skipped", "64000000 pixels")
 def one_image_bomb(folder: Path, run: Path) -> list[str]:
     Image.new("1", (10_000, 8_000)).save(pictures(folder)[2])
     return training(folder)
@@ -675,8 +675,8 @@ def test_refused_in_one_line(case: str, trained: Path, tmp_path: Path, capsys: p
     capsys.readouterr()
     assert main(arguments) == 2
     said = capsys.readouterr().err
-    lines = [line for line in said.splitlines() if line.startswith("minildm: ")]
-    assert len(lines) == 1 and said.rstrip().endswith(lines[0]) and "Traceback" not in said, said
+    lines = [line for line in said.splitlines() if line.strip() and not line.startswith("note: ") and "it/s" not in line]
+    assert len(lines) == 1 and lines[0].startswith("minildm: ") and said.rstrip().endswith(lines[0]), said
     print(lines[0])
     for word in words:
         assert any(choice.lower() in lines[0].lower() for choice in word.split("|")), f"{word!r} not in: {lines[0]}"

@@ -102,7 +102,9 @@ def unsafe_calls(tree: ast.AST) -> list[str]:
         name = ast.unparse(node.func)
         if name in {"eval", "exec", "compile", "__import__", "builtins.eval", "builtins.exec"}:
             found.append(name)
-        if name.endswith("torch.load") or name in {"torch.save", "torch.jit.load", "torch.hub.load"}:
+        if name.endswith("torch.load") or name in {"torch.save", "torch.jit.load", "torch.hub.load", "importlib.import_module"}:
+            found.append(name)
+        if name.startswith(("os.system", "os.popen", "os.exec", "os.spawn", "os.posix_spawn", "subprocess.", "yaml.load")):
             found.append(name)
         loads_objects = any(
             k.arg == "allow_pickle" and not (isinstance(k.value, ast.Constant) and k.value.value is False) for k in node.keywords
@@ -128,6 +130,10 @@ def test_nothing_stored_is_run(name):
         "f(p, trust_remote_code=True)",
         "np.load(p, allow_pickle=True)",
         "torch.save(a, b)",
+        "importlib.import_module(name)",
+        "os.system(command)",
+        "subprocess.run(command)",
+        "yaml.load(text)",
     ],
 )
 def test_the_search_for_unsafe_calls_finds_them(source):
@@ -139,4 +145,4 @@ def test_the_search_for_unsafe_calls_finds_them(source):
 def test_a_book_module_is_small_and_says_what_it_is(name):
     """One idea in an evening's reading: a docstring, and not much more than 250 lines."""
     assert ast.get_docstring(FILES[name])
-    assert len((PACKAGE.parent / name).read_text("utf-8").splitlines()) <= 320
+    assert len((PACKAGE.parent / name).read_text("utf-8").splitlines()) <= 250

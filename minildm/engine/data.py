@@ -184,7 +184,8 @@ def read_split(split: Any, settings: Settings, limit: int) -> Data:
         bytes_ = mmap.mmap(file.fileno(), 0) if settings.stream else file.getbuffer()
     images = torch.frombuffer(bytes_, dtype=torch.uint8).view(count, channels, size, size)
     if broken:
-        warnings.warn(f"{broken} pictures were skipped: {'; '.join(examples)}{' …' if broken > 5 else ''}", stacklevel=2)
+        what = "1 picture was" if broken == 1 else f"{broken} pictures were"
+        warnings.warn(f"{what} skipped: {'; '.join(examples)}{' …' if broken > 5 else ''}", stacklevel=2)
     labels, texts, wordings = torch.tensor(labels).clamp(min=-1), list(captions), torch.tensor(places)[:, None]
     if names and int(labels.max()) >= len(names):
         raise UserError(

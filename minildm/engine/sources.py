@@ -1,6 +1,7 @@
 """Where data come from: a folder, or a data set on the hub, opened with the `datasets` library, row by row."""
 
 import io
+import logging
 import os
 import socket
 import tempfile
@@ -34,6 +35,7 @@ def open_dataset(name: str, stream: bool = False) -> Any:
     """
     import datasets
 
+    datasets.logging.set_verbosity(logging.CRITICAL)  # what it would say first is in the error below
     folder = Path(name).expanduser()
     if folder.exists():
         if folder.is_file() or not any(path.is_file() for path in folder.rglob("*")):
