@@ -3,10 +3,12 @@
 import dataclasses
 import functools
 import io
+import itertools
 import json
 import os
 import socket
 import time
+import zipfile
 from pathlib import Path
 
 import datasets
@@ -16,8 +18,20 @@ import torch
 from PIL import Image
 
 from minildm.config import AutoencoderConfig, LatentDiffusionConfig
+from minildm.engine import data as data_module
 from minildm.engine import pictures, shapes
-from minildm.engine.data import Data, balanced, draw_shapes, load, read_split, to_bytes, to_float, word
+from minildm.engine.data import (
+    Data,
+    balanced,
+    draw_shapes,
+    fingerprint,
+    hold_out,
+    load,
+    read_split,
+    to_bytes,
+    to_float,
+    word,
+)
 from minildm.engine.errors import UserError
 from minildm.engine.pictures import decode, fit_picture
 from minildm.engine.presets import PRESETS, Settings
@@ -607,3 +621,113 @@ def test_emoji_have_captions():
     assert data.images.shape == (200, 3, 64, 64) and data.attributes is None
     written = (real("emoji") / "train" / "metadata.jsonl").read_text("utf-8").splitlines()
     assert set(data.texts) <= {json.loads(line)["text"] for line in written} and "digit zero" in data.texts
+
+
+# Streaming, and what both ways share
+
+
+@pytest.mark.parametrize("split", [True, False])
+def test_streamed_data_are_the_same_data(tmp_path, split):
+    """Row by row onto a disk, or all at once into memory: the same pictures, captions and hold-out, in the same order."""
+    names = ["cat", "dog"]
+    write_parquet(tmp_path, [place % 2 for place in range(30)], names)
+    if split:
+        write_parquet(tmp_path, [1, 0, 1], names, "test")
+    kept, streamed = (load(settings_for(tmp_path, stream=stream)) for stream in (False, True))
+    for one, other in zip(kept, streamed, strict=True):
+        assert torch.equal(one.images, other.images) and torch.equal(one.attributes, other.attributes)
+        assert one.captions() == other.captions() and one.classes == other.classes
+    assert fingerprint(*kept) == fingerprint(*streamed)
+
+
+def test_streamed_folders_and_archives_are_read(tmp_path):
+    names = fill(tmp_path / "folder", 12)
+    describe(tmp_path / "folder", {name: f"number {place}" for place, name in enumerate(names)})
+    (tmp_path / "archive").mkdir()
+    with zipfile.ZipFile(tmp_path / "archive" / "pictures.zip", "w") as archive:
+        for path in (tmp_path / "folder").iterdir():
+            archive.write(path, path.name)
+    wanted = [(colour_of(place), f"number {place}") for place in range(12)]
+    for folder, stream in itertools.product(("folder", "archive"), (False, True)):
+        train, test = load(settings_for(tmp_path / folder, stream=stream))
+        assert sorted(seen(train) + seen(test)) == wanted, (folder, stream)
+
+
+def test_a_limited_stream_reads_no_more_than_it_needs(tmp_path, monkeypatch):
+    write_parquet(tmp_path, [0, 1] * 20, ["cat", "dog"])
+    opened = []
+    real = data_module.open_cell
+    monkeypatch.setattr(data_module, "open_cell", lambda cell, name: (opened.append(1), real(cell, name))[1])
+    train, test = load(settings_for(tmp_path, stream=True, limit=10))
+    assert len(train) + len(test) == len(opened) == 10
+
+
+def test_streamed_pictures_leave_nothing_on_the_disk(tmp_path):
+    """Their file has no name, so that not even a kill could leave it behind."""
+    write_parquet(tmp_path, [0, 1] * 10, ["cat", "dog"])
+    train, _ = load(settings_for(tmp_path, stream=True))
+    cache = Path(datasets.config.HF_DATASETS_CACHE)
+    assert len(train.images) == 18 and not [path for path in cache.rglob("*") if path.is_file() and path.stat().st_size > 1000]
+
+
+def test_rows_that_break_off_are_named(tmp_path, monkeypatch):
+    """As when the network goes in the middle of a stream."""
+    write_parquet(tmp_path, [0, 1] * 10, ["cat", "dog"])
+    split = open_dataset(str(tmp_path), stream=True)["train"]
+    real = type(split).__iter__
+
+    def breaking(self):
+        for place, row in enumerate(real(self)):
+            if place == 7:
+                raise ConnectionError("the line is dead")
+            yield row
+
+    monkeypatch.setattr(type(split), "__iter__", breaking)
+    with pytest.raises(UserError, match="break off after 7 rows .the line is dead"):
+        read_split(split, settings_for(tmp_path, stream=True), 0)
+
+
+@pytest.mark.parametrize(("size", "count"), [(10, 1), (10, 5), (10, 9), (2, 1), (37, 6)])
+def test_what_is_held_out_is_not_trained_on_and_nothing_is_lost(size, count):
+    def numbered() -> Data:
+        places = torch.arange(size)
+        images = places.to(torch.uint8)[:, None, None, None].clone()
+        return Data(images, ["x"], places[:, None].clone(), places[:, None] * 2, {"kind": 2 * size})
+
+    few_sets = []
+    for seed in range(5):
+        rest, few = hold_out(numbered(), count, seed)
+        assert (len(rest), len(few)) == (size - count, count)
+        for data in (rest, few):  # every row is still one row
+            places = data.images.flatten().long()
+            assert torch.equal(data.wordings[:, 0], places) and torch.equal(data.attributes[:, 0], 2 * places)
+        together = sorted([*rest.images.flatten().tolist(), *few.images.flatten().tolist()])
+        assert together == list(range(size))
+        assert torch.equal(few.images, hold_out(numbered(), count, seed)[1].images)
+        few_sets.append(frozenset(few.images.flatten().tolist()))
+    assert len(set(few_sets)) > 1
+
+
+def test_a_fingerprint_depends_on_every_picture_caption_and_place():
+    base = made_up([0, 1, 2, 0], 3)
+    again = made_up([0, 1, 2, 0], 3)
+    assert fingerprint(base) == fingerprint(again) != fingerprint(base, base)
+    images, wordings = base.images.clone(), base.wordings.clone()
+    images[2] += 1
+    for other in (
+        dataclasses.replace(base, images=images),
+        dataclasses.replace(base, images=base.images.flip(0)),
+        dataclasses.replace(base, texts=["y"]),
+        dataclasses.replace(base, texts=["x", "z"], wordings=wordings + 1),
+        base.select(slice(3)),
+    ):
+        assert fingerprint(other) != fingerprint(base)
+    assert fingerprint(base.select(slice(2)), base.select(slice(2, 4))) != fingerprint(base)
+    fingerprint(dataclasses.replace(base, texts=["\ud800"]))
+
+
+def test_floating_point_pictures_are_refused():
+    buffer = io.BytesIO()
+    Image.fromarray(np.full((4, 4), 0.5, dtype=np.float32)).save(buffer, "TIFF")
+    with pytest.raises(ValueError, match="floating-point"):
+        fit_picture(decode(buffer), SIZE, 3, "crop")

@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from minildm import files
 from minildm.engine import checkpoints, stages
 from minildm.engine.errors import UserError
 from minildm.engine.folder import read_config
@@ -178,3 +179,145 @@ def test_training_times_follow_the_setting(power: float, tiny_settings: Settings
     u = ((torch.cat(times).double() - 0.5) / T) ** (1 / power)
     print(f"mean of u: {u.mean():.4f} over {len(u)} times")
     assert len(u) == 20 * settings.batch and abs(u.mean() - 0.5) < 0.02
+
+
+def metrics(folder: Path) -> list[tuple]:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [(line["stage"], line["step"], line["loss"]) for line in lines]
+
+
+def crash_at(patch: pytest.MonkeyPatch, owner: type, name: str, when) -> None:
+    """Have a method raise as if the power went, the first time that `when(its arguments)` holds."""
+    original = getattr(owner, name)
+
+    def crash(self, *args, **options):
+        if when(*args):
+            raise Power
+        return original(self, *args, **options)
+
+    patch.setattr(owner, name, crash)
+
+
+class Power(BaseException):
+    """It is gone."""
+
+
+def test_metrics_of_a_resumed_run_are_those_of_the_whole_one(tiny_settings: Settings, tmp_path: Path) -> None:
+    """Means over twenty steps, across a stop at the seventh: no gap, no repeat, the same numbers."""
+    settings = dataclasses.replace(tiny_settings, steps=45, autoencoder_steps=23, checkpoint_every=7, preview_every=100)
+    Run(tmp_path / "whole", settings, resume=False).train()
+    assert [step for _, step, _ in metrics(tmp_path / "whole")] == [20, 23, 20, 40, 45]
+    for stage, step in ((stages.AutoencoderStage, 17), (stages.DenoiserStage, 30)):
+        folder = tmp_path / f"{stage.__name__}"
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(Power):
+            crash_at(patch, stage, "step", lambda number, step=step: number == step)
+            Run(folder, settings, resume=False).train()
+        Run(folder, settings, resume=True).train()
+        assert metrics(folder) == metrics(tmp_path / "whole") and weights(folder) == weights(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("moment", ["tokenizer", "between its two files", "model", "caching", "weights", "samples"])
+def test_power_that_goes_between_the_stages_loses_nothing(moment: str, tiny_settings: Settings, tmp_path: Path) -> None:
+    """And what was finished is not done again."""
+    from minildm.engine import plots, train
+    from minildm.text import Tokenizer
+
+    Run(tmp_path / "whole", tiny_settings, resume=False).train()
+    places = {
+        "tokenizer": (Tokenizer, "save"),
+        "between its two files": (files, "write_text"),
+        "model": (train, "AutoencoderStage"),
+        "caching": (train.Run, "cache"),
+        "weights": (LatentDiffusion, "save_weights"),
+        "samples": (plots, "captioned_grid"),
+    }
+    owner, name = places[moment]
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Power):
+        if moment == "between its two files":
+            from minildm import text
+
+            owner, original = text, text.write_text
+            patch.setattr(
+                text, "write_text", lambda path, *rest: _power() if path.name == "merges.txt" else original(path, *rest)
+            )
+        else:
+            crash_at(patch, owner, name, lambda *args: True) if isinstance(owner, type) else patch.setattr(owner, name, _power)
+        Run(tmp_path / "cut", tiny_settings, resume=False).train()
+    steps = []
+    with pytest.MonkeyPatch.context() as patch:
+        original = stages.Stage.step
+        patch.setattr(stages.Stage, "step", lambda self, step: (steps.append(self.name), original(self, step))[1])
+        Run(tmp_path / "cut", tiny_settings, resume=True).train()
+    assert weights(tmp_path / "cut") == weights(tmp_path / "whole") and metrics(tmp_path / "cut") == metrics(tmp_path / "whole")
+    wanted = {"caching": ["denoiser"] * 8, "weights": [], "samples": []}.get(moment, ["autoencoder"] * 6 + ["denoiser"] * 8)
+    assert steps == wanted
+
+
+def _power(*args) -> None:
+    raise Power
+
+
+def test_a_finished_run_is_resumed_to_the_same_weights(tiny_settings: Settings, tmp_path: Path) -> None:
+    Run(tmp_path / "run", tiny_settings, resume=False).train()
+    before = weights(tmp_path / "run")
+    Run(tmp_path / "run", tiny_settings, resume=True).train()
+    assert weights(tmp_path / "run") == before
+
+
+def test_a_plan_that_was_not_finished_is_made_on_resume(tiny_settings: Settings, tmp_path: Path, monkeypatch) -> None:
+    from minildm.engine import train
+
+    settings = dataclasses.replace(tiny_settings, minutes=0.01)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Power):
+        patch.setattr(train, "plan", _power)
+        Run(tmp_path / "run", settings, resume=False).train()
+    stored, origin = read_config(tmp_path / "run")
+    assert not origin.planned and stored.steps == settings.steps
+    monkeypatch.setattr(train, "plan", lambda model, data, settings: dataclasses.replace(settings, autoencoder_steps=2, steps=3))
+    Run(tmp_path / "run", settings, resume=True).train()
+    stored, origin = read_config(tmp_path / "run")
+    assert origin.planned and (stored.autoencoder_steps, stored.steps) == (2, 3)
+
+
+@pytest.mark.parametrize("jump", [-1e9, 1e9])
+def test_a_clock_that_jumps_changes_nothing_but_the_times(
+    jump: float, tiny_settings: Settings, tmp_path: Path, monkeypatch
+) -> None:
+    """The calendar set back or forward by thirty years at every look, the steady clock stopped or leaping."""
+    Run(tmp_path / "whole", tiny_settings, resume=False).train()
+    looks = []
+    monkeypatch.setattr("time.time", lambda: looks.append(1) or 1.7e9 + jump * (len(looks) % 2))
+    monkeypatch.setattr("time.monotonic", lambda: looks.append(1) or (len(looks) // 10 * 3600.0 if jump > 0 else 5.0))
+    Run(tmp_path / "run", tiny_settings, resume=False).train()
+    assert looks and weights(tmp_path / "run") == weights(tmp_path / "whole")
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert all(line["images_per_second"] >= 0 for line in lines)
+
+
+def test_a_sleep_during_the_timing_does_not_spoil_the_plan() -> None:
+    """One step in which the machine slept for an hour, among steps of about 20 ms."""
+    from minildm.engine.plan import steady_mean
+
+    times = [0.018, 0.022, 0.02, 3600.0, 0.021, 0.019]
+    assert steady_mean(times) == pytest.approx(0.02)
+    assert steady_mean([0.01, 0.03, 0.05]) == pytest.approx(0.03)  # an honest spread is kept
+
+
+def test_other_threads_are_noted_on_resume(tiny_settings: Settings, tmp_path: Path) -> None:
+    Run(tmp_path / "run", tiny_settings, resume=False).train()
+    torch.set_num_threads(torch.get_num_threads() + 1)
+    with pytest.warns(UserWarning, match="threads=.*not bit for bit"):
+        Run(tmp_path / "run", tiny_settings, resume=True).train()
+
+
+def test_a_polite_kill_saves_and_stops(tiny_settings: Settings, tmp_path: Path, monkeypatch) -> None:
+    """SIGTERM, as a machine sends before it shuts down."""
+    original = stages.DenoiserStage.step
+    monkeypatch.setattr(
+        stages.DenoiserStage,
+        "step",
+        lambda self, step: (os.kill(os.getpid(), signal.SIGTERM) if step == 4 else None, original(self, step))[1],
+    )
+    with pytest.raises(Interrupted):
+        Run(tmp_path / "run", tiny_settings, resume=False).train()
+    assert checkpoints.load(tmp_path / "run").step == 5

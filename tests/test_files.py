@@ -1,0 +1,125 @@
+"""Files are whole or not there, ordinary, and their own folder's."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from minildm.files import fill, read_json, read_tensors, refuse_links_out, save_tensors, sweep, write_text, written_whole
+
+
+def names(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, OSError])
+def test_an_error_while_writing_leaves_the_old_file_alone(tmp_path, error):
+    path = tmp_path / "x.bin"
+    path.write_bytes(b"old")
+    with pytest.raises(error), written_whole(path) as aside:
+        aside.write_bytes(b"half of the n")
+        raise error
+    assert path.read_bytes() == b"old" and names(tmp_path) == {"x.bin"}
+
+
+def test_the_file_is_synced_before_it_takes_its_place_and_the_folder_after(tmp_path, monkeypatch):
+    events, real_sync, real_replace = [], os.fsync, Path.replace
+    monkeypatch.setattr(
+        os, "fsync", lambda number: (events.append(Path(os.readlink(f"/proc/self/fd/{number}")).name), real_sync(number))[1]
+    )
+
+    def replace(self, target):
+        events.append("replace")
+        return real_replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", replace)
+    write_text(tmp_path / "x.txt", "new")
+    assert events == ["x.txt", "replace", tmp_path.name]
+
+
+def test_a_link_in_the_way_is_replaced_not_followed(tmp_path):
+    (tmp_path / "precious").write_text("mine")
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "x.txt").symlink_to(tmp_path / "precious")
+    (folder / f".x.txt.{os.getpid()}.partial").symlink_to(tmp_path)
+    write_text(folder / "x.txt", "new")
+    assert (tmp_path / "precious").read_text() == "mine"
+    assert (folder / "x.txt").read_text() == "new" and not (folder / "x.txt").is_symlink()
+    assert names(folder) == {"x.txt"}
+
+
+def test_a_sweep_takes_leftovers_at_any_depth_and_nothing_else(tmp_path):
+    for name in ("samples/.a.png.7.partial", ".config.json.7.partial"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "half").write_text("x")
+    (tmp_path / ".latest.partial").write_text("x")
+    (tmp_path / "samples" / "a.png").write_text("x")
+    (tmp_path / ".gitignore").write_text("x")
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "file").write_text("x")
+    (tmp_path / ".link.partial").symlink_to(tmp_path / "kept")
+    sweep(tmp_path)
+    assert names(tmp_path) == {"samples", "samples/a.png", ".gitignore", "kept", "kept/file"}
+
+
+def test_links_within_a_folder_are_fine_and_links_out_of_it_are_not(tmp_path):
+    run = tmp_path / "run"
+    (run / "inner").mkdir(parents=True)
+    (run / "file").write_text("{}")
+    (run / "inner" / "link").symlink_to(run / "file")
+    (tmp_path / "alias").symlink_to(run)
+    refuse_links_out(run)
+    refuse_links_out(tmp_path / "alias")  # the folder itself may be reached through a link
+    (run / "inner" / "out").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match=r"inner/out is a link to .*elsewhere"):
+        refuse_links_out(run)
+
+
+def test_tensors_survive_and_may_be_read_by_whom_the_folder_lets(tmp_path):
+    tensors = {"a": torch.randn(3, 4).T, "b": torch.arange(5), "c": torch.randn(2).bfloat16()}
+    before = os.umask(0o027)
+    try:
+        with written_whole(tmp_path / "x.safetensors") as aside:
+            save_tensors(tensors, aside)
+    finally:
+        os.umask(before)
+    got = read_tensors(tmp_path / "x.safetensors")
+    assert got.keys() == tensors.keys() and all(torch.equal(got[name], tensors[name]) for name in tensors)
+    assert (tmp_path / "x.safetensors").stat().st_mode & 0o777 == 0o640
+
+
+def test_what_is_filled_no_longer_needs_its_file(tmp_path):
+    """The library maps files into memory; a module must not change when its file does."""
+    save_tensors({"weight": torch.ones(1, 2), "bias": torch.zeros(1)}, tmp_path / "x.safetensors")
+    for module in (nn.Linear(2, 1), nn.Linear(2, 1, device="meta")):
+        fill(module, read_tensors(tmp_path / "x.safetensors"), tmp_path / "x.safetensors")
+        with (tmp_path / "x.safetensors").open("r+b") as file:
+            file.seek(-12, os.SEEK_END)
+            file.write(b"\xff" * 12)
+        assert module(torch.ones(1, 2)).item() == 2 and module.weight.requires_grad
+        save_tensors({"weight": torch.ones(1, 2), "bias": torch.zeros(1)}, tmp_path / "x.safetensors")
+
+
+def test_filling_is_all_or_nothing(tmp_path):
+    module = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    for change in ({"1.bias": torch.zeros(3)}, {"2.bias": torch.zeros(2)}):
+        with pytest.raises(ValueError, match=next(iter(change))):
+            fill(module, {name: torch.zeros_like(value) for name, value in before.items()} | change, tmp_path)
+        assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "x.json")
+    with pytest.raises(ValueError, match="no ordinary file"):
+        read_json(tmp_path / "x.json")
+
+
+def test_a_text_of_absurd_size_is_not_read(tmp_path):
+    with (tmp_path / "x.json").open("wb") as file:
+        file.truncate(100 * 2**20)  # a hole: no disk is used
+    with pytest.raises(ValueError, match="104857600 bytes"):
+        read_json(tmp_path / "x.json")
