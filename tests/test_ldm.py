@@ -11,6 +11,7 @@ from conftest import TINY
 from minildm.ldm import LatentDiffusion
 from minildm.samplers import SAMPLERS
 from minildm.text import Tokenizer
+from minildm.unet import UNet
 
 PROMPTS = ["a red circle", "a large blue square at the centre", "", "two green crosses"]
 
@@ -42,6 +43,35 @@ def test_same_seed_same_image_other_seed_or_prompt_another(model: LatentDiffusio
     assert (first - model.generate(["two green crosses"], steps=4, seed=3)).abs().max() > 1e-4
 
 
+def test_many_prompts_are_drawn_some_at_a_time(model: LatentDiffusion, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is in memory at once is bounded, and where a batch ends shows in no image."""
+    sizes, original = [], UNet.forward
+    monkeypatch.setattr(
+        UNet, "forward", lambda self, x, *args, **options: (sizes.append(len(x)), original(self, x, *args, **options))[1]
+    )
+    prompts = [PROMPTS[place % 4] for place in range(11)]
+    together = model.generate(prompts, steps=2, seed=7)
+    assert max(sizes) == 22  # with and without the prompt, for guidance
+    sizes.clear()
+    for batch in (1, 4, 11):
+        parts = model.generate(prompts, steps=2, seed=7, batch=batch)
+        assert (parts - together).abs().max() < 1e-5
+    sizes.clear()
+    model.generate(prompts, steps=2, seed=7, batch=4)
+    assert max(sizes) == 8 and len(sizes) == 3 * 2
+
+
+@pytest.mark.slow
+def test_ten_thousand_prompts_in_one_call(model: LatentDiffusion, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes, original = [], UNet.forward
+    monkeypatch.setattr(
+        UNet, "forward", lambda self, x, *args, **options: (sizes.append(len(x)), original(self, x, *args, **options))[1]
+    )
+    images = model.generate([f"picture {place}" for place in range(10_000)], steps=1, guidance=1.0)
+    assert images.shape == (10_000, 3, 32, 32) and images.isfinite().all() and max(sizes) <= 100
+    assert images[:50].flatten(1).unique(dim=0).shape[0] == 50  # each from noise of its own
+
+
 def test_guidance_is_linear_between_null_and_conditional(model: LatentDiffusion) -> None:
     x, t = torch.randn(2, 4, 8, 8), torch.tensor([50, 50])
     prompts = PROMPTS[:2]
@@ -56,6 +86,25 @@ def test_save_and_load_lose_nothing(model: LatentDiffusion, tmp_path: Path) -> N
     loaded = LatentDiffusion.load(tmp_path)
     assert loaded.config == model.config
     assert torch.equal(loaded.generate(PROMPTS, steps=3), model.generate(PROMPTS, steps=3))
+
+
+def test_loading_takes_its_memory_from_the_weights_not_from_the_configuration(model: LatentDiffusion, tmp_path: Path) -> None:
+    """A configuration that asks for petabytes is refused, because no such weights are there."""
+    model.save(tmp_path)
+    document = json.loads((tmp_path / "config.json").read_text())
+    document["model"]["text"]["vocabulary"] = 2**40
+    (tmp_path / "config.json").write_text(json.dumps(document))
+    with pytest.raises(ValueError, match="does not fit"):
+        LatentDiffusion.load(tmp_path)
+
+
+def test_a_loaded_model_can_be_trained_on(model: LatentDiffusion, tmp_path: Path) -> None:
+    model.save(tmp_path)
+    loaded = LatentDiffusion.load(tmp_path).train()
+    loss = loaded.loss(torch.randn(4, 4, 8, 8), loaded.tokens(PROMPTS), generator=torch.Generator().manual_seed(0))
+    loss.backward()
+    assert all(parameter.requires_grad and not parameter.is_meta for parameter in loaded.parameters())
+    assert loaded.unet.state_dict().keys() and next(loaded.unet.parameters()).grad is not None
 
 
 def test_pickles_are_refused(model: LatentDiffusion, tmp_path: Path) -> None:
@@ -103,6 +152,9 @@ def test_damaged_folders_are_named(model: LatentDiffusion, tmp_path: Path) -> No
         ({"guidance": -1.0}, r"guidance=-1\.0"),
         ({"guidance": float("nan")}, "guidance=nan"),
         ({"prompts": []}, "no prompt"),
+        ({"batch": 0}, "batch=0"),
+        ({"seed": -1}, "seed=-1"),
+        ({"seed": 2**63 - 1}, "seed=9223372036854775807"),
     ],
 )
 def test_bad_requests_are_named(model: LatentDiffusion, options: dict, message: str) -> None:
