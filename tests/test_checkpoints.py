@@ -120,6 +120,45 @@ def test_a_crash_at_any_moment_leaves_the_old_or_the_new_checkpoint(tmp_path, mo
     assert outcomes == sorted(outcomes) and {*outcomes} == {3, 6} and len(outcomes) > 8
 
 
+def test_saving_again_what_is_already_pointed_to_touches_nothing(tmp_path, monkeypatch):
+    """So that no crash can hit the only checkpoint there is."""
+    save(tmp_path, checkpoint(3), "step-3")
+    monkeypatch.setattr(files, "save_file", lambda *args: (_ for _ in ()).throw(Crash()))
+    monkeypatch.setattr(shutil, "rmtree", lambda *args, **options: (_ for _ in ()).throw(Crash()))
+    save(tmp_path, checkpoint(3), "step-3")
+    assert_same(load(tmp_path), checkpoint(3))
+
+
+def test_a_first_checkpoint_that_is_not_yet_pointed_to_is_taken(tmp_path):
+    """The power went between its renaming and the writing of `latest`: it is whole."""
+    save(tmp_path, checkpoint(3), "step-3")
+    (tmp_path / "latest").unlink()
+    assert_same(load(tmp_path), checkpoint(3))
+    assert (tmp_path / "latest").read_text() == "step-3"
+
+
+def test_a_later_checkpoint_that_is_not_yet_pointed_to_goes(tmp_path):
+    save(tmp_path, checkpoint(3), "step-3")
+    shutil.copytree(tmp_path / "step-3", tmp_path / "step-6")
+    assert_same(load(tmp_path), checkpoint(3))
+    assert {path.name for path in tmp_path.iterdir()} == {"latest", "step-3"}
+
+
+def test_a_full_disk_gets_its_room_back(tmp_path, monkeypatch):
+    save(tmp_path, checkpoint(3), "step-3")
+
+    def full(tensors, path):
+        Path(path).write_bytes(b"half")
+        raise RuntimeError("I/O error: No space left on device (os error 28)")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "save_file", full)
+        with pytest.raises(OSError, match=r"No space left.*state\.safetensors"):
+            save(tmp_path, checkpoint(6), "step-6")
+    assert {path.name for path in tmp_path.iterdir()} == {"latest", "step-3"}
+    assert_same(load(tmp_path), checkpoint(3))
+
+
 def test_a_torn_write_leaves_the_old_checkpoint(tmp_path, monkeypatch):
     """The tensors' file breaks off in the middle."""
     save(tmp_path, checkpoint(3), "step-3")

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -58,6 +59,28 @@ def test_sample_uses_the_guidance_and_steps_of_the_run(trained: Path, tmp_path: 
     assert outs[0].read_bytes() == outs[1].read_bytes() != outs[2].read_bytes()
     LatentDiffusion.load(trained).save(tmp_path / "model")  # no settings there: guidance 3 and 20 steps
     assert main(["sample", str(tmp_path / "model"), "a red circle", "--out", str(outs[3])]) == 0
+
+
+def test_a_second_picture_of_the_same_prompt_gets_a_number(trained: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained, tmp_path / "run")
+    for seed in range(3):
+        assert main(["sample", str(tmp_path / "run"), "A Red, Circle!", "--steps", "1", "--seed", str(seed)]) == 0
+    made = [tmp_path / "run" / "samples" / f"a-red-circle{suffix}.png" for suffix in ("", "-2", "-3")]
+    assert len({path.read_bytes() for path in made}) == 3
+
+
+def test_without_a_judge_the_report_has_none(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main(["train", "shapes", "--out", str(tmp_path / "run"), *TINY_FLAGS, "--samples", "0"]) == 0
+    report = (tmp_path / "run" / "report.md").read_text()
+    assert "judge" not in report.lower() and "Peak memory" in report
+    assert not (tmp_path / "run" / "judge.safetensors").exists() and not (tmp_path / "run" / "evaluation.json").exists()
+
+
+@pytest.mark.slow
+def test_a_terminal_without_our_letters_still_gets_the_line(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "minildm", "sample", str(tmp_path / "naïve"), "x"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | {"PYTHONIOENCODING": "ascii"})
+    assert done.returncode == 2 and done.stderr.startswith("minildm: ") and "na\\xefve" in done.stderr
 
 
 def test_help_names_every_command_without_torch() -> None:

@@ -55,6 +55,12 @@ def test_the_example_differs_from_the_defaults_everywhere():
     assert not [name for name in default if default[name] == other[name]]
 
 
+def test_whole_numbers_stand_for_real_ones():
+    """JSON writers drop the fraction of 1.0."""
+    settings = from_dict(Settings, {"lr": 1, "minutes": 5})
+    assert (settings.lr, settings.minutes) == (1.0, 5.0) and type(settings.lr) is type(settings.minutes) is float
+
+
 def test_fields_left_out_have_their_defaults():
     assert from_dict(Settings, {}) == Settings()
     assert from_dict(LatentDiffusionConfig, {"T": 7}) == dataclasses.replace(LatentDiffusionConfig(), T=7)
@@ -77,6 +83,14 @@ def test_configurations_are_frozen():
         (Settings, {"steps": "many"}, ["steps='many'", "type int"]),
         (UNetConfig, {"widths": ["a", "b"]}, ["widths='a'", "type int"]),
         (LatentDiffusionConfig, {"image_size": 31}, ["image_size=31"]),
+        (Settings, {"steps": True}, ["steps=True", "int"]),
+        (Settings, {"lr": "fast"}, ["lr='fast'", "float"]),
+        (Settings, {"templates": "a {label}"}, ["templates='a {label}'", "tuple"]),
+        (Settings, {"templates": [3]}, ["templates=3", "str"]),
+        (Settings, {"limit": 1.0}, ["limit=1.0", "int"]),
+        (LatentDiffusionConfig, {"zero_terminal_snr": 1}, ["zero_terminal_snr=1", "bool"]),
+        (LatentDiffusionConfig, {"prediction": ["v"]}, ["prediction=['v']"]),
+        (UNetConfig, {"context_width": "wide"}, ["context_width='wide'", "int"]),
     ],
 )
 def test_what_from_dict_cannot_use_is_refused(kind, values, named):
@@ -115,6 +129,19 @@ WRONG = [
     (LatentDiffusionConfig, {"schedule": "cosin"}, "cosin"),
     (LatentDiffusionConfig, {"prediction": "noise"}, "noise"),
     (LatentDiffusionConfig, {"T": 1}, "T=1"),
+    # Sizes with which building would not end, or not fit anywhere.
+    (LatentDiffusionConfig, {"T": 10**7}, "T=10000000"),
+    (LatentDiffusionConfig, {"image_size": 2**20}, "image_size=1048576"),
+    (UNetConfig, {"blocks": 33}, "blocks=33"),
+    (UNetConfig, {"depth": 10**9}, "depth=1000000000"),
+    (UNetConfig, {"widths": (32,) * 11, "attention": (False,) * 11, "heads": (1,) * 11}, "11 levels"),
+    (AutoencoderConfig, {"blocks": 33}, "blocks=33"),
+    (TextConfig, {"layers": 129}, "layers=129"),
+    (TextConfig, {"length": 5000}, "length=5000"),
+    (Settings, {"seed": -1}, "seed=-1"),
+    (Settings, {"seed": 2**63}, "seed=9223372036854775808"),
+    (Settings, {"data": " "}, "data=' '"),
+    (Settings, {"data": "a\0b"}, "names nothing"),
     (LatentDiffusionConfig, {"T": 0}, "T=0"),
     (UNetConfig, {"in_channels": 0, "out_channels": 0}, "in_channels=0"),
     (AutoencoderConfig, {"image_channels": 0}, "image_channels=0"),

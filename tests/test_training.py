@@ -321,3 +321,40 @@ def test_a_polite_kill_saves_and_stops(tiny_settings: Settings, tmp_path: Path, 
     with pytest.raises(Interrupted):
         Run(tmp_path / "run", tiny_settings, resume=False).train()
     assert checkpoints.load(tmp_path / "run").step == 5
+
+
+def test_metrics_are_on_disk_before_the_checkpoint_that_counts_on_them(
+    tiny_settings: Settings, tmp_path: Path, monkeypatch
+) -> None:
+    """It counts on them: after a power cut as many lines must be there as it says."""
+    events, real_sync, real_replace = [], os.fsync, Path.replace
+    name_of = lambda number: Path(os.readlink(f"/proc/self/fd/{number}")).name  # noqa: E731
+    monkeypatch.setattr(os, "fsync", lambda number: (events.append(name_of(number)), real_sync(number))[1])
+
+    def replace(self, target):
+        events.append(f"-> {Path(target).name}")
+        return real_replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", replace)
+    Run(tmp_path / "run", tiny_settings, resume=False).train()
+    pointed = [place for place, event in enumerate(events) if event == "-> latest"]
+    assert len(pointed) == 5  # at steps 3 and 6 of the autoencoder, 3, 6 and 8 of the denoiser
+    for first, last in zip([0, *pointed], pointed, strict=False):
+        assert "metrics.jsonl" in events[first:last]
+
+
+def test_leftovers_of_a_kill_are_swept_away(tiny_settings: Settings, tmp_path: Path, monkeypatch) -> None:
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Power):
+        crash_at(patch, stages.DenoiserStage, "step", lambda number: number == 4)
+        Run(tmp_path / "run", tiny_settings, resume=False).train()
+    for name in (".step-9.partial", "samples/.000004.png.77.partial"):
+        (tmp_path / "run" / name).mkdir(parents=True)
+        (tmp_path / "run" / name / ".tmpAbc123").write_text("half")
+    Run(tmp_path / "run", tiny_settings, resume=True).train()
+    assert not [path for path in (tmp_path / "run").rglob(".*")]
+
+
+def test_a_run_that_could_not_begin_leaves_no_folder(tiny_settings: Settings, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="does not exist"):
+        Run(tmp_path / "run", dataclasses.replace(tiny_settings, data=str(tmp_path / "nowhere")), resume=False).train()
+    assert not (tmp_path / "run").exists()

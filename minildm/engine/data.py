@@ -188,9 +188,8 @@ def read_split(split: Any, settings: Settings, limit: int) -> Data:
         warnings.warn(f"{what} skipped: {'; '.join(examples)}{' …' if broken > 5 else ''}", stacklevel=2)
     labels, texts, wordings = torch.tensor(labels).clamp(min=-1), list(captions), torch.tensor(places)[:, None]
     if names and int(labels.max()) >= len(names):
-        raise UserError(
-            f"data {settings.data!r}: label {int(labels.max())} in column {label!r}, which names {len(names)} classes"
-        )
+        beyond = f"label {int(labels.max())} in column {label!r}, which names {len(names)} classes"
+        raise UserError(f"data {settings.data!r} have {beyond}: mend the labels, or name the class")
     classes: dict[str, Any] = {}
     if (labels >= 0).any() and not SPLITS.issuperset(names):
         classes = {"attributes": labels[:, None], "classes": {label: len(names)}}
