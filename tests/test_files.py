@@ -123,3 +123,17 @@ def test_a_text_of_absurd_size_is_not_read(tmp_path):
         file.truncate(100 * 2**20)  # a hole: no disk is used
     with pytest.raises(ValueError, match="104857600 bytes"):
         read_json(tmp_path / "x.json")
+
+
+def test_what_is_read_lies_where_it_seems_to_lie(tmp_path):
+    """Within its folder a link is fine; one that leads out is named, whoever asks."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (tmp_path / "secret.json").write_text("{}")
+    (folder / "real.json").write_text('{"a": 1}')
+    (folder / "inner.json").symlink_to("real.json")
+    (folder / "outer.json").symlink_to(tmp_path / "secret.json")
+    assert read_json(folder / "inner.json") == {"a": 1}
+    for read in (read_json, read_tensors):
+        with pytest.raises(ValueError, match=r"outer.json is a link to .*secret.json"):
+            read(folder / "outer.json")
