@@ -144,6 +144,16 @@ def test_a_later_checkpoint_that_is_not_yet_pointed_to_goes(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"latest", "step-3"}
 
 
+def test_a_checkpoint_that_is_a_link_out_of_the_run_is_refused(tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    save(run, checkpoint(3), "step-3")
+    (run / "step-3").rename(tmp_path / "elsewhere")
+    (run / "step-3").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match=r"step-3 is a link to .*elsewhere, outside the run"):
+        load(run)
+
+
 def test_a_full_disk_gets_its_room_back(tmp_path, monkeypatch):
     save(tmp_path, checkpoint(3), "step-3")
 
