@@ -58,13 +58,22 @@ def own_file(path: Path) -> Path:
     Raises:
         ValueError: nothing there; a folder, a pipe or a device; a link that leads out of the folder.
     """
+    end = end_of(path)
     if not path.exists():
         raise ValueError(f"{path} does not exist: is {path.parent} a run folder?")
     if not path.is_file():
         raise ValueError(f"{path} is no ordinary file: put the run's own back")
-    if not path.resolve().is_relative_to(path.parent.resolve()):
-        raise ValueError(f"{path} is a link to {path.resolve()}, outside its folder: put a copy in its place")
+    if not end.is_relative_to(end_of(path.parent)):
+        raise ValueError(f"{path} is a link to {end}, outside its folder: put a copy in its place")
     return path
+
+
+def end_of(path: Path) -> Path:
+    """Where a path leads when all links are followed. Raises ValueError when they lead in a circle."""
+    try:
+        return path.resolve()
+    except (RuntimeError, OSError):  # the one in Python 3.11 and 3.12, the other later
+        raise ValueError(f"{path} is a link that leads in a circle: remove it") from None
 
 
 def read_text(path: Path) -> str:
@@ -129,9 +138,14 @@ def fill(module: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what a killed process left half-written in a folder and below."""
-    for leftover in folder.rglob(f".*{PARTIAL}"):
-        remove(leftover)
+    """Remove what a killed process left half-written in a folder, by the names that `written_whole` and checkpoints give it.
+
+    Whoever sweeps must hold the run. (A picture that `sample` is writing there at this very moment would be lost, with an
+    error; nothing that is finished ever is.)
+    """
+    for leftover in folder.glob(f".*{PARTIAL}"):
+        if re.fullmatch(rf"\.(step-\d+|.+\.\d+){re.escape(PARTIAL)}", leftover.name):
+            remove(leftover)
 
 
 def remove(path: Path) -> None:
@@ -144,7 +158,7 @@ def remove(path: Path) -> None:
 
 def refuse_links_out(folder: Path) -> None:
     """Raise ValueError if a link in the folder or below leads out of it: writing there would change what is elsewhere."""
-    home = folder.resolve()
+    home = end_of(folder)
     for path in folder.rglob("*"):
-        if path.is_symlink() and not path.resolve().is_relative_to(home):
-            raise ValueError(f"{path} is a link to {path.resolve()}, outside the folder: put a copy in its place")
+        if path.is_symlink() and not end_of(path).is_relative_to(home):
+            raise ValueError(f"{path} is a link to {end_of(path)}, outside the folder: put a copy in its place")

@@ -58,7 +58,9 @@ class LatentDiffusion(nn.Module):
     def tokens(self, prompts: list[str]) -> Tensor:
         """Prompts as tokens N×L. Raises ValueError while there is no tokenizer."""
         if self.tokenizer is None:
-            raise ValueError("this model has no tokenizer yet: set model.tokenizer = Tokenizer.train(captions, size)")
+            raise ValueError(
+                "this model has no tokenizer: restore vocab.json, or set model.tokenizer = Tokenizer.train(captions, size)"
+            )
         return self.tokenizer.batch(prompts, self.config.text.length)
 
     def loss(
@@ -128,7 +130,12 @@ class LatentDiffusion(nn.Module):
             self._draw(prompts[first : first + batch], guidance, times, sampler, seed + first)
             for first in range(0, len(prompts), batch)
         ]
-        return torch.cat(parts)
+        images = torch.cat(parts)
+        if not images.isfinite().all():
+            raise ValueError(
+                f"the images are no finite numbers: lower the guidance, {guidance:g}, or see whether the weights are whole"
+            )
+        return images
 
     def _draw(self, prompts: list[str], guidance: float, times: Tensor, sampler: str, seed: int) -> Tensor:
         """One batch of `generate`."""

@@ -251,7 +251,7 @@ def test_a_sweep_removes_leftovers_alone(tmp_path):
     save(tmp_path, checkpoint(3), "step-3")
     (tmp_path / ".step-6.partial").mkdir()
     (tmp_path / ".step-6.partial" / "state.json").write_text("{")
-    (tmp_path / ".latest.partial").write_text("ste")
+    (tmp_path / ".latest.99999999.partial").write_text("ste")
     (tmp_path / "config.json").write_text("{}")
     sweep(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"latest", "step-3", "config.json"}

@@ -51,18 +51,21 @@ def test_a_link_in_the_way_is_replaced_not_followed(tmp_path):
     assert names(folder) == {"x.txt"}
 
 
-def test_a_sweep_takes_leftovers_at_any_depth_and_nothing_else(tmp_path):
-    for name in ("samples/.a.png.7.partial", ".config.json.7.partial"):
-        (tmp_path / name).mkdir(parents=True)
-        (tmp_path / name / "half").write_text("x")
-    (tmp_path / ".latest.partial").write_text("x")
-    (tmp_path / "samples" / "a.png").write_text("x")
-    (tmp_path / ".gitignore").write_text("x")
-    (tmp_path / "kept").mkdir()
-    (tmp_path / "kept" / "file").write_text("x")
-    (tmp_path / ".link.partial").symlink_to(tmp_path / "kept")
+def test_a_sweep_takes_its_own_leftovers_and_nothing_else(tmp_path):
+    for name in (".config.json.77.partial", ".step-12.partial", f".a.{os.getpid()}.partial"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / ".tmpHalf12").write_text("x")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "file").write_text("x")
+    (tmp_path / ".link.1.partial").symlink_to(tmp_path / "elsewhere")
+    kept = {".gitignore", ".rsync.partial", ".thesis.12.partial.bak", "elsewhere", "deep"}
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / ".config.json.77.partial").write_text("x")
+    for name in kept - {"elsewhere", "deep"}:
+        (tmp_path / name).write_text("x")
     sweep(tmp_path)
-    assert names(tmp_path) == {"samples", "samples/a.png", ".gitignore", "kept", "kept/file"}
+    assert {path.name for path in tmp_path.iterdir()} == kept
+    assert list((tmp_path / "deep").iterdir()) and list((tmp_path / "elsewhere").iterdir())
 
 
 def test_links_within_a_folder_are_fine_and_links_out_of_it_are_not(tmp_path):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,10 @@ from typing import Any
 from torch import Tensor
 
 from minildm.engine.errors import UserError
-from minildm.files import PARTIAL, read_json, read_tensors, read_text, save_tensors, sync, write_text
+from minildm.files import PARTIAL, end_of, read_json, read_tensors, read_text, save_tensors, sync, write_text
 
 POINTER = "latest"
+NAME = re.compile(r"step-\d+")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,27 +57,30 @@ def save(run: Path, checkpoint: Checkpoint, name: str) -> None:
 
 
 def remove_others(run: Path) -> None:
-    """Remove every checkpoint but the one that `latest` names."""
+    """Remove every checkpoint but the one that `latest` names; folders with other names are none."""
     kept = pointed_to(run)
-    for other in run.glob("step-*"):
+    for other in checkpoints(run):
         if kept is not None and other != kept:
             shutil.rmtree(other)
+
+
+def checkpoints(run: Path) -> list[Path]:
+    """The folders that this module wrote."""
+    return [path for path in run.glob("step-*") if NAME.fullmatch(path.name) and path.is_dir() and not path.is_symlink()]
 
 
 def pointed_to(run: Path) -> Path | None:
     """The folder that `latest` names; None when there is no `latest`. Raises UserError when it names none in this run."""
     if not (run / POINTER).exists():
         return None
-    name = read_text(run / POINTER).strip()
+    name = read_text(run / POINTER).strip()[:100]
     folder = run / name
-    if Path(name).name != name or not name.startswith("step-"):
+    if not NAME.fullmatch(name):
         raise UserError(
             f"{run / POINTER} holds {name!r}, which is no checkpoint's name: restore it or start afresh with another --out"
         )
-    if folder.resolve().parent != run.resolve():
-        raise UserError(
-            f"{folder} is a link to {folder.resolve()}, outside the run: restore it or start afresh with another --out"
-        )
+    if end_of(folder).parent != end_of(run):
+        raise UserError(f"{folder} is a link to {end_of(folder)}, outside the run: restore it or start afresh with another --out")
     return folder
 
 
@@ -87,9 +92,11 @@ def load(run: Path) -> Checkpoint | None:
     Raises:
         UserError, ValueError: a pointer to nothing, or a broken checkpoint.
     """
-    alone = list(run.glob("step-*"))
-    if len(alone) == 1 and not (run / POINTER).exists():
-        write_text(run / POINTER, alone[0].name)
+    if not (run / POINTER).exists() and (found := checkpoints(run)):
+        if len(found) > 1:
+            names = ", ".join(path.name for path in found)
+            raise UserError(f"{run / POINTER} is missing, and there are {names}: write into it which one to go on from")
+        write_text(run / POINTER, found[0].name)
     folder = pointed_to(run)
     if folder is None:
         return None
@@ -99,14 +106,14 @@ def load(run: Path) -> Checkpoint | None:
     stage, step, facts = (document.get(key) for key in ("stage", "step", "facts"))
     lines, seconds, losses = (facts.get(key) if isinstance(facts, dict) else None for key in ("lines", "seconds", "losses"))
     whole = type(step) is int and step > 0 and type(lines) is int and lines >= 0
-    if not (whole and stage in ("autoencoder", "denoiser") and numbers(seconds) and numbers(losses)):
+    whole = whole and isinstance(seconds, dict) and isinstance(losses, list) and numbers([*seconds.values(), *losses])
+    if not (whole and stage in ("autoencoder", "denoiser")):
         raise UserError(f"{folder / 'state.json'} lacks a part of its state: restore it or start afresh with another --out")
     checkpoint = Checkpoint(stage, step, read_tensors(folder / "state.safetensors"), facts)
     remove_others(run)  # not before this one is known to be good
     return checkpoint
 
 
-def numbers(values: Any) -> bool:
-    """Whether these are only numbers, in a list or under names."""
-    values = values.values() if isinstance(values, dict) else values if isinstance(values, list) else [None]
-    return all(type(value) in (int, float) for value in values)
+def numbers(values: list[Any]) -> bool:
+    """Whether these are only finite numbers of a reasonable size."""
+    return all(type(value) in (int, float) and abs(value) < 1e30 for value in values)

@@ -110,7 +110,8 @@ class Sample:
 
     def free_name(self) -> Path:
         """A PNG in the run's samples/ that is named after the first prompt, with a number if there is one already."""
-        name = re.sub(r"[^\w]+", "-", self.prompts[0].lower() if self.prompts else "").strip("-")[:60] or "unconditional"
+        name = re.sub(r"[^\w]+", "-", self.prompts[0].lower() if self.prompts else "").strip("-")
+        name = name.encode("utf-8", "ignore")[:60].decode("utf-8", "ignore") or "unconditional"  # of any letters
         names = (f"{name}{suffix}.png" for suffix in itertools.chain([""], (f"-{number}" for number in itertools.count(2))))
         return next(path for path in (self.run / "samples" / name for name in names) if not path.exists())
 
@@ -126,6 +127,8 @@ class Evaluate:
     """By default the run's own."""
     steps: int | None = None
     """By default the run's own."""
+    data: str | None = None
+    """Where the run's data are now, if they have moved."""
     json: bool = False
     """Print one JSON object and nothing else."""
 
@@ -137,7 +140,7 @@ class Evaluate:
             raise UserError(f"--samples {self.samples} is too few to judge by: at least 20")
         if not self.run.is_dir():
             raise UserError(f"{self.run} is no run folder: name one that `minildm train` or `minildm demo` made")
-        judged = evaluate(self.run, self.samples, self.guidance, self.steps)
+        judged = evaluate(self.run, self.samples, self.guidance, self.steps, self.data)
         print(json.dumps(judged) if self.json else "\n".join(judge_table(judged)))
 
 
@@ -209,42 +212,50 @@ def train(arguments: list[str]) -> int:
     options = parse(Train, rest, f"minildm train {name}", Train(settings))
     if options is None:
         return 0
-    if "--steps" in given and "--minutes" in given:
+    minutes = options.settings.minutes
+    if minutes is not None and "--steps" in given:
+        raise UserError(f"--steps {options.settings.steps} and --minutes {minutes:g} contradict each other: give one")
+    if minutes is not None and "--autoencoder-steps" in given and not options.resume:
         raise UserError(
-            f"--steps {options.settings.steps} and --minutes {options.settings.minutes:g} contradict each other: give one"
+            f"--autoencoder-steps {options.settings.autoencoder_steps} would be planned anew from {minutes:g} minutes: "
+            "give --steps too, or --autoencoder-share instead"
         )
     folder = options.out or Path("runs") / name
     if options.samples and options.samples < 20:
         raise UserError(f"--samples {options.samples} is too few to judge by: at least 20, or 0 for no judge")
-    if options.resume and given - {"--out", "--resume", "--samples"}:
-        extra = sorted(given - {"--out", "--resume", "--samples"})[0]
+    if options.resume and given - {"--out", "--resume", "--samples", "--data"}:
+        extra = sorted(given - {"--out", "--resume", "--samples", "--data"})[0]
         raise UserError(f"{extra} cannot be changed by --resume, which goes on with the stored settings: leave it out")
-    return train_and_report(name, folder, options.settings, options.resume, options.samples)
+    moved = options.settings.data if options.resume and "--data" in given else None
+    return train_and_report(name, folder, options.settings, options.resume, options.samples, moved)
 
 
-def train_and_report(preset: str, folder: Path, settings: Settings, resume: bool, samples: int) -> int:
-    """Train, judge, report, and say where everything is."""
+def train_and_report(preset: str, folder: Path, settings: Settings, resume: bool, samples: int, moved: str | None = None) -> int:
+    """Train, judge, report, and say where everything is. `moved`: where a resumed run's data are now, if elsewhere."""
     from minildm.engine.evaluate import evaluate
     from minildm.engine.report import judge_table, write_report
     from minildm.engine.train import Interrupted, Run
 
-    training = Run(folder, settings, resume)
+    training = Run(folder, settings, resume, moved)
     again = f"minildm train {preset} --out {shlex.quote(str(folder))} --resume"
     with training.hold():
         try:
             training.train()
-        except Interrupted:
-            print(f"\nstopped; everything so far is saved. Continue with:\n  {again}", file=sys.stderr)
+            judged = None
+            if samples:
+                print("judge: sampling and comparing", flush=True)
+                with training.clock.measure("judge and evaluation"):
+                    judged = evaluate(folder, samples)
+            report = write_report(folder, training.settings, training.clock.seconds, judged)
+        except (Interrupted, KeyboardInterrupt) as stop:
+            if (folder / "config.json").exists():
+                saved = "everything so far" if isinstance(stop, Interrupted) else "everything up to the last checkpoint"
+                print(f"\nstopped; {saved} is saved. Continue with:\n  {again}", file=sys.stderr)
             raise SystemExit(130) from None
-        judged = None
-        if samples:
-            print("judge: sampling and comparing", flush=True)
-            with training.clock.measure("judge and evaluation"):
-                judged = evaluate(folder, samples)
-        report = write_report(folder, training.settings, training.clock.seconds, judged)
     prompt = "a large red circle at the centre on a white background" if settings.data == "shapes" else training.prompts[0]
+    more = f"minildm sample {shlex.quote(str(folder))} {shlex.quote(prompt[:100])}"
     print("\n".join(judge_table(judged) if judged else []))
-    print(f"\nreport    {report}\npictures  {folder / 'samples'}\nmore      minildm sample {folder} {json.dumps(prompt)}")
+    print(f"\nreport    {report}\npictures  {folder / 'samples'}\nmore      {more}")
     return 0
 
 

@@ -105,7 +105,8 @@ def load(settings: Settings) -> tuple[Data, Data]:
     if "test" in splits:
         return train, read_split(splits["test"], settings, settings.limit if settings.stream else 0)
     if len(train) < 2:
-        raise UserError(f"data {settings.data!r} hold a single picture: give at least 2")
+        limited = " that --limit leaves" if settings.limit == 1 else ""
+        raise UserError(f"data {settings.data!r} hold a single picture{limited}: give at least 2")
     return hold_out(train, min(SMALLEST_TEST, max(1, len(train) // 10)), settings.seed)
 
 

@@ -1,6 +1,7 @@
 """The errors that the command line shows as a single line: the thing, the value, the remedy."""
 
 import errno
+import re
 
 REMEDIES = {
     errno.ENOSPC: "free some, then go on with --resume",
@@ -15,6 +16,7 @@ REMEDIES = {
     errno.EEXIST: "something of that name is in the way: name another place",
     errno.ENAMETOOLONG: "choose a shorter name",
     errno.EMFILE: "raise the limit on open files (ulimit -n)",
+    errno.EPIPE: "whoever read the output has gone: go on with --resume, the output into a file",
     errno.EIO: "the disk may be failing: copy what you can, name another place",
 }
 
@@ -30,14 +32,11 @@ def explain(error: BaseException) -> str:
         what = f"{error.filename}: {error.strerror}" if error.filename else text
         return f"{what}: {REMEDIES.get(error.errno, 'see whether the place can be read and written')}"
     if out_of_memory(error):
-        return f"the memory does not suffice ({text[:120]}): choose a smaller --batch, or a smaller model"
+        return f"the memory does not suffice ({text[:150]}): ask for less at once, a smaller --batch, --limit, --samples or model"
     return text
 
 
 def out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory ran out: Python's, or torch's on the CPU (a bare RuntimeError) or on a GPU."""
-    return (
-        isinstance(error, MemoryError)
-        or (isinstance(error, RuntimeError) and "not enough memory" in str(error))
-        or (type(error).__name__ == "OutOfMemoryError")
-    )
+    on_cpu = isinstance(error, RuntimeError) and re.search("not enough memory|can't allocate memory|Storage size", str(error))
+    return isinstance(error, MemoryError) or bool(on_cpu) or type(error).__name__ == "OutOfMemoryError"

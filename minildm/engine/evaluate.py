@@ -1,6 +1,8 @@
 """Judging a run by numbers: does the picture show what the prompt says, and do the pictures look like the data?"""
 
+import dataclasses
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -9,34 +11,41 @@ from torch import Tensor
 
 from minildm import metrics
 from minildm.engine import shapes
-from minildm.engine.data import Data, balanced, draw_shapes, load, to_bytes, to_float
+from minildm.engine.data import Data, balanced, draw_shapes, fingerprint, load, to_bytes, to_float
 from minildm.engine.folder import read_config
-from minildm.engine.judges import Judge, roughen, train_judge, verdicts
+from minildm.engine.judges import SMALLEST_JUDGED, Judge, roughen, train_judge, verdicts
 from minildm.engine.presets import Settings
 from minildm.engine.seeds import seeded
+from minildm.engine.sources import located
 from minildm.files import fill, read_tensors, save_tensors, written_whole
 from minildm.ldm import LatentDiffusion
 
 JUDGE_STEPS, JUDGE_BATCH = 1200, 128
 
 
-def evaluate(folder: Path, samples: int, guidance: float | None = None, steps: int | None = None) -> dict[str, Any]:
+def evaluate(
+    folder: Path, samples: int, guidance: float | None = None, steps: int | None = None, data: str | None = None
+) -> dict[str, Any]:
     """Sample, judge and compare.
 
     Args:
         folder: a run folder.
         samples: how many pictures; for shapes half of them have shape-colour pairs that training never showed.
         guidance, steps: of sampling; by default the run's own.
+        data: where the run's data are now, if they have moved.
 
     Returns: plain values, ready for JSON. Accuracies are shares of pictures with every attribute right, each with its
     95% interval; distances to the nearest training picture are root mean squared differences of pixels in [-1, 1].
     """
-    settings, _ = read_config(folder)
+    settings, origin = read_config(folder)
+    settings = settings if data is None else dataclasses.replace(settings, data=located(data))
     guidance = settings.guidance if guidance is None else guidance
     steps = settings.sample_steps if steps is None else steps
     model = LatentDiffusion.load(folder)
     train, test = load(settings)
-    judge = find_judge(folder, train, settings)
+    if fingerprint(train, test) != origin.fingerprint:
+        warnings.warn(f"data {settings.data!r} have changed since the run began: it is judged by others", stacklevel=2)
+    judge = find_judge(folder, train, settings) if test.attributes is not None else None
     result: dict[str, Any] = dict.fromkeys(KEYS)
 
     held_out = draw_shapes(samples // 2, shapes.HELD_OUT, settings, "held out") if settings.data == "shapes" else None
@@ -61,10 +70,11 @@ def evaluate(folder: Path, samples: int, guidance: float | None = None, steps: i
             result["attribute_accuracy_held_out"] = by_attribute(right, held_out)
     features = judge_features(judge) if judge is not None else latent_features(model)
     reference, comparison = to_float(balanced(test, count, 1).images), to_float(balanced(train, count, 1).images)
-    at_reference = features(reference)
-    result["frechet"] = metrics.frechet_distance(features(images[:count]), at_reference)
-    result["frechet_floor"] = metrics.frechet_distance(features(comparison), at_reference)
-    result["frechet_features"] = "judge" if judge is not None else "autoencoder"
+    if count >= 2:  # a covariance needs two
+        at_reference = features(reference)
+        result["frechet"] = metrics.frechet_distance(features(images[:count]), at_reference)
+        result["frechet_floor"] = metrics.frechet_distance(features(comparison), at_reference)
+        result["frechet_features"] = "judge" if judge is not None else "autoencoder"
     size = min(500, count)
     result["nearest_train_distance"] = nearest(images[:size], train)
     result["nearest_train_distance_of_test"] = nearest(reference[:size], train)
@@ -125,12 +135,14 @@ def latent_features(model: LatentDiffusion):
 
 
 def find_judge(folder: Path, train: Data, settings: Settings) -> Judge | None:
-    """The run's judge, trained on first use and kept in judge.safetensors; None for data without attributes.
+    """The run's judge, trained on first use and kept in judge.safetensors; None without attributes
+    to judge by, and for pictures too small.
 
     For shapes it is trained on fresh renders of every shape-colour pair, also those held out; else on the training data.
     """
-    if train.attributes is None:
+    if train.attributes is None or settings.model.image_size < SMALLEST_JUDGED:
         return None
+    labelled = torch.nonzero((train.attributes >= 0).any(1))[:, 0]
     torch.manual_seed(settings.seed)
     judge = Judge(train.images.shape[1], train.images.shape[2], tuple(train.classes.values()))
     path = folder / "judge.safetensors"
@@ -144,7 +156,7 @@ def find_judge(folder: Path, train: Data, settings: Settings) -> Judge | None:
             attributes = shapes.sample_scenes(JUDGE_BATCH, shapes.ALL_PAIRS, generator)
             images = shapes.render(attributes, generator, settings.model.image_size)
         else:
-            places = torch.randint(len(train), (JUDGE_BATCH,), generator=generator)
+            places = labelled[torch.randint(len(labelled), (JUDGE_BATCH,), generator=generator)]
             images, attributes = train.images[places], train.attributes[places]
         return roughen(to_float(images), generator), attributes
 

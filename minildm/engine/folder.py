@@ -3,6 +3,8 @@
 import contextlib
 import dataclasses
 import json
+import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,19 +17,21 @@ from minildm.engine.presets import Settings
 from minildm.files import read_json, read_text, refuse_links_out, sweep, sync, write_text
 from minildm.ldm import LAYOUT, model_config
 
-LOCK = ".lock"
+LOCK = ".minildm.lock"
 
 
 @contextlib.contextmanager
-def held(folder: Path) -> Iterator[None]:
-    """Make the folder if need be, keep every other process from writing to it, and remove what a killed one left half-written.
+def held(folder: Path, resume: bool) -> Iterator[None]:
+    """Keep every other process from writing to a run's folder, and remove what a killed one left half-written there.
 
-    The operating system ends the hold with the process, however that ends. A folder that was made and stayed empty is removed.
+    The folder is made if need be, and removed again if nothing was put into it. The operating system ends the hold with the
+    process, however that ends. Nothing is touched in a folder that is not, or not to be, this run's.
 
     Raises:
-        UserError: another process holds it.
+        UserError: another process holds it; it holds something else, or no run to resume.
         ValueError: a link in it leads out of it.
     """
+    check_holds(folder, resume)
     made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / LOCK, timeout=0)
@@ -36,14 +40,36 @@ def held(folder: Path) -> Iterator[None]:
     except Timeout:
         raise UserError(f"{folder} is in use by another process: wait for its end, or name another folder with --out") from None
     try:
+        check_holds(folder, resume)  # again: another process may have begun and ended since
         refuse_links_out(folder)
-        sweep(folder)
+        for place in (folder, folder / "samples"):
+            sweep(place)
         yield
     finally:
         (folder / LOCK).unlink(missing_ok=True)  # while it is held: whoever waits for it notices
         lock.release()
         if made and not any(folder.iterdir()):
             folder.rmdir()
+
+
+def check_holds(folder: Path, resume: bool) -> None:
+    """Raise UserError unless the folder holds a run, to resume, or nothing, to begin one."""
+    begun = (folder / "config.json").exists()
+    if resume and not begun:
+        where = "" if empty(folder) else ", in another folder: this one is not empty"
+        raise UserError(f"{folder} holds no run to resume, no config.json: start one without --resume{where}")
+    if resume or not folder.exists():
+        return
+    if begun:
+        raise UserError(f"{folder} holds another run: go on with it with --resume, or name another folder with --out")
+    if not empty(folder):
+        raise UserError(f"{folder} is not empty, and holds no run: name another folder with --out")
+
+
+def empty(folder: Path) -> bool:
+    """Whether a folder holds nothing, or what a process leaves that was killed before its run began."""
+    leftover = re.compile(r"\.config\.json\.\d+\.partial")
+    return not folder.exists() or all(path.name == LOCK or leftover.fullmatch(path.name) for path in folder.iterdir())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,6 +129,9 @@ class Metrics:
         kept = read_text(path).splitlines(keepends=True)[:lines] if path.exists() else []
         if len(kept) < lines:
             raise UserError(f"{path} has {len(kept)} lines, the checkpoint was written after {lines}: restore it")
+        for number, line in enumerate(kept, 1):
+            if not is_metric(line):
+                raise UserError(f"{path}: line {number} is no line of metrics: restore it")
         write_text(path, "".join(kept))
 
     def append(self, line: dict[str, Any]) -> None:
@@ -114,3 +143,13 @@ class Metrics:
     def sync(self) -> None:
         """Have all lines on disk, before a checkpoint that counts on them."""
         sync(self.path)
+
+
+def is_metric(line: str) -> bool:
+    """Whether this is a line as `Run` writes them."""
+    try:
+        values = json.loads(line)
+        stage, step, loss = values["stage"], values["step"], values["loss"]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return False
+    return isinstance(stage, str) and type(step) is int and type(loss) is float and math.isfinite(loss)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 NOT_APPLICABLE = -1
+SMALLEST_JUDGED = 16  # pixels along a side: four levels halve it
 Batch = tuple[Tensor, Tensor]  # images in [-1, 1], attributes
 
 

@@ -47,7 +47,7 @@ def captioned_grid(images: Tensor, captions: list[str], path: Path, columns: int
         axis.axis("off")
         if place < len(images):
             axis.imshow(pixels[place], interpolation="nearest")
-            axis.set_title("\n".join(wrap(captions[place], 24)), fontsize=8, y=-0.05, va="top")
+            axis.set_title("\n".join(wrap(captions[place], 24)), fontsize=8, y=-0.05, va="top", parse_math=False)
     figure.tight_layout(h_pad=2.5)
     save_figure(figure, path)
 

@@ -29,7 +29,8 @@ class Settings:
     limit: int = 0
     """Use at most so many training pictures; 0 uses all. For shapes: how many to render."""
     stream: bool = False
-    """Read the data row by row and keep the resized pictures on disk: for sets too large to download or to hold in memory."""
+    """Read the data row by row and keep the resized pictures on disk: for sets too large to download or to hold in memory.
+    With a limit, no more test pictures are read than training pictures."""
     fit: Fit = "crop"
     """How a picture gets its size: cut to a square and resize, or put in the middle of a black square."""
     templates: tuple[str, ...] = ("a photo of a {label}", "a picture of a {label}", "{label}")
@@ -81,7 +82,7 @@ class Settings:
         positive = ("autoencoder_steps", "autoencoder_batch", "steps", "batch", "checkpoint_every", "preview_every")
         check_whole(self, 1, *positive, "sample_steps")
         check_whole(self, 0, "limit", "warmup")
-        check_whole(self, 0, "seed", most=2**63 - 1)
+        check_whole(self, 0, "seed", most=2**62)
         check_choice("fit", self.fit, Fit)
         check_choice("precision", self.precision, Precision)
         for name in ("autoencoder_lr", "lr", "clip", "minutes", "time_power", "min_snr"):
@@ -94,6 +95,12 @@ class Settings:
         for name in ("drop_caption", "ema"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must lie in [0, 1)")
+        if self.minutes is not None and self.minutes > 1e6:
+            raise ValueError(f"minutes={self.minutes} must be at most a million, two years")
+        if self.model.unet.extra_width is not None:
+            raise ValueError(
+                f"model.unet.extra_width={self.model.unet.extra_width}: training has nothing to put there, leave it out"
+            )
         if not 0 < self.autoencoder_share < 1:
             raise ValueError(f"autoencoder_share={self.autoencoder_share} must lie between 0 and 1")
         if self.sample_steps > self.model.T:

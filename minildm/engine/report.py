@@ -70,8 +70,10 @@ def judge_table(judged: dict[str, Any]) -> list[str]:
     return ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows if value)]
 
 
-def ratio(judged: dict[str, Any]) -> float:
+def ratio(judged: dict[str, Any]) -> float | None:
     """The Fréchet distance in units of what sampling noise alone makes of it."""
+    if judged["frechet"] is None:
+        return None
     return judged["frechet"] / max(judged["frechet_floor"], 1e-12)
 
 

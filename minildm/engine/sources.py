@@ -11,11 +11,13 @@ from typing import Any, BinaryIO
 from urllib.parse import urlparse
 
 from minildm.engine.errors import UserError
+from minildm.files import end_of
 
 # Before `datasets` is imported, anywhere: no progress bars, no statistics sent.
 os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 BATCH = 1000  # rows read at a time
+KINDS = {"imagefolder", "parquet", "arrow", "json", "csv", "text", "cache"}  # of reading that holds no code, in `datasets`
 
 
 def located(name: str) -> str:
@@ -48,7 +50,13 @@ def open_dataset(name: str, stream: bool = False) -> Any:
     elif not hub_answers():
         datasets.config.HF_HUB_OFFLINE = True
     try:
-        splits = datasets.load_dataset(str(folder) if folder.exists() else name, streaming=stream)
+        builder = datasets.load_dataset_builder(str(folder) if folder.exists() else name)
+        check_files(builder, name)
+        if not stream:
+            builder.download_and_prepare()
+        splits = builder.as_streaming_dataset() if stream else builder.as_dataset()
+    except UserError:
+        raise
     except Exception as error:  # datasets raises many types; each means that these data cannot be had
         if folder.exists():
             raise UserError(
@@ -60,6 +68,26 @@ def open_dataset(name: str, stream: bool = False) -> Any:
     if "train" not in splits:
         splits = {"train": splits[next(iter(splits))]}
     return splits
+
+
+def check_files(builder: Any, name: str) -> None:
+    """See that the data's own files are what is read: a README.md among them can name any others.
+
+    Raises:
+        UserError: a file outside the data's folder or hub page; a kind of file that can hold more than data.
+    """
+    kind = type(builder).__module__.split(".")[-1]
+    if kind not in KINDS:
+        raise UserError(f"data {name!r} are of the kind {kind}: give pictures, parquet or JSON instead, unpacked")
+    folder = Path(name).expanduser()
+    for paths in (builder.config.data_files or {}).values():
+        for path in paths:
+            if folder.exists():
+                inside = "://" not in path and end_of(Path(path)).is_relative_to(end_of(folder))
+            else:
+                inside = path.startswith((f"hf://datasets/{name}@", f"hf://datasets/{name}/"))
+            if not inside:
+                raise UserError(f"data {name!r} name the file {path}, outside of them: put a copy inside")
 
 
 def reason(error: BaseException) -> str:

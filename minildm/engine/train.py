@@ -20,7 +20,7 @@ from minildm.engine.clock import Clock
 from minildm.engine.data import Data, balanced, draw_shapes, fingerprint, load
 from minildm.engine.device import check_memory, choose_device, native_bf16
 from minildm.engine.errors import UserError
-from minildm.engine.folder import LOCK, Metrics, Origin, held, read_config, write_config
+from minildm.engine.folder import Metrics, Origin, held, read_config, write_config
 from minildm.engine.plan import plan
 from minildm.engine.presets import Settings
 from minildm.engine.sources import located
@@ -44,6 +44,7 @@ class Run:
         folder: where everything goes.
         settings: what to train; ignored in favour of the stored ones when resuming.
         resume: go on with what the folder holds.
+        data: where a resumed run's data are now, if they have moved.
 
     Attributes:
         settings: what is trained: of a new run with its plan and precision, of a resumed one as stored.
@@ -51,9 +52,9 @@ class Run:
         prompts: of the run's pictures.
     """
 
-    def __init__(self, folder: Path, settings: Settings, resume: bool) -> None:
+    def __init__(self, folder: Path, settings: Settings, resume: bool, data: str | None = None) -> None:
         self.folder, self.resumed, self.clock = folder, resume, Clock({})
-        self.settings = dataclasses.replace(settings, data=located(settings.data))
+        self.settings, self.moved = dataclasses.replace(settings, data=located(settings.data)), data
         self._stop = self._held = False
 
     @contextlib.contextmanager
@@ -66,11 +67,7 @@ class Run:
         if self._held:
             yield
             return
-        if self.resumed and not (self.folder / "config.json").exists():
-            raise UserError(f"{self.folder} holds no run to resume: leave out --resume to start one")
-        with held(self.folder):
-            if not self.resumed and [path for path in self.folder.iterdir() if path.name != LOCK]:
-                raise UserError(f"{self.folder} is not empty: go on with --resume, or name another folder with --out")
+        with held(self.folder, self.resumed):
             self._held = True
             try:
                 yield
@@ -93,9 +90,16 @@ class Run:
         origin = None
         if self.resumed:
             self.settings, origin = read_config(self.folder)
+            if self.moved is not None:
+                self.settings = dataclasses.replace(self.settings, data=located(self.moved))
+        if Path(self.settings.data).is_dir() and self.folder.resolve().is_relative_to(Path(self.settings.data).resolve()):
+            raise UserError(f"{self.folder} lies in the folder of data, {self.settings.data}: name one outside with --out")
         print("data: reading", self.settings.data, flush=True)
         train, test = load(self.settings)
+        print(f"data: {len(train)} training pictures, {len(test)} test pictures", flush=True)
         present = self.check(train, test, origin)
+        if self.moved is not None and origin:
+            write_config(self.folder, self.settings, origin)
         self.prompts = preview_prompts(test, self.settings)
         checkpoint = checkpoints.load(self.folder) if self.resumed else None
         model = self.prepare(train, origin or present, device)
@@ -145,7 +149,7 @@ class Run:
         if origin and (origin.pictures, origin.fingerprint) != (present.pictures, present.fingerprint):
             raise UserError(
                 f"data {settings.data!r} have changed since the run began, from {origin.pictures} training pictures to "
-                f"{present.pictures} others: put the old ones back, or start afresh with another --out"
+                f"{present.pictures} others: name a copy of the old ones with --data, or start afresh with another --out"
             )
         for name in now if origin else ():
             if getattr(origin, name) != now[name]:
@@ -177,6 +181,10 @@ class Run:
         """Train a stage to its end, from a checkpoint of it if there is one, and leave a checkpoint there."""
         first = 0
         if checkpoint is not None:
+            if checkpoint.step > stage.steps:
+                raise UserError(
+                    f"{self.folder}: its checkpoint is at step {checkpoint.step} of {stage.steps}: restore config.json"
+                )
             stage.restore(checkpoint.tensors, checkpoints.pointed_to(self.folder))
             first = checkpoint.step
             if isinstance(stage, DenoiserStage):
@@ -204,17 +212,26 @@ class Run:
         try:
             return float(stage.step(step))
         except Diverged as error:
-            flag = "--lr" if stage.name == "denoiser" else "--autoencoder-lr"
-            remedy = f"start afresh with {flag} {stage.lr / 4:g} or --precision float32; the last checkpoint is kept"
-            raise UserError(f"{error}: {remedy}") from None
+            raise UserError(f"{error}: {self.remedy(stage)}") from None
+
+    def remedy(self, stage: Stage) -> str:
+        """What to try when numbers have become too large for themselves, and what there is to go back to."""
+        flag = "--lr" if stage.name == "denoiser" else "--autoencoder-lr"
+        kept = checkpoints.pointed_to(self.folder)
+        kept = f"; {kept.name}, from before, is kept" if kept else ""
+        return f"start afresh with a lower {flag} than {stage.lr:g}, or with --precision float32{kept}"
 
     def checkpoint(self, stage: Stage, done: int) -> None:
-        """Save where the run stands."""
+        """Save where the run stands. Raises UserError, and saves nothing, if weights are no finite numbers any more."""
+        state = stage.tensors()
+        for name, tensor in state.items():
+            if not name.startswith("optimizer/") and not tensor.isfinite().all():
+                raise UserError(f"{stage.name}: {name} is no finite number after step {done}: {self.remedy(stage)}")
         number = done + (self.settings.autoencoder_steps if stage.name == "denoiser" else 0)
         self.clock.tick()
         self.metrics.sync()
         facts = {"seconds": self.clock.seconds, "lines": self.metrics.lines, "losses": self.losses}
-        checkpoints.save(self.folder, Checkpoint(stage.name, done, stage.tensors(), facts), f"step-{number}")
+        checkpoints.save(self.folder, Checkpoint(stage.name, done, state, facts), f"step-{number}")
 
     def cache(self, model: LatentDiffusion, train: Data, fit_scale: bool) -> Gaussian:
         """Encode every picture once, and set the scale that gives the latents variance 1."""
