@@ -693,6 +693,25 @@ def data_that_have_moved(folder: Path, run: Path) -> list[str]:
     return ["train", "folder", "--out", str(folder / "out"), "--resume", "--data", str(folder / "elsewhere"), "--samples", "0"]
 
 
+@accepted("have changed since the run began")
+def judging_by_data_that_changed(folder: Path, run: Path) -> list[str]:
+    paths = pictures(folder, 40)
+    captions(folder, ["a cat"] * 40)
+    assert main(training(folder)) == 0
+    shutil.copy(paths[0], paths[1])
+    shutil.copy(paths[0], paths[2])
+    return ["evaluate", str(folder / "out"), "--samples", "20", "--steps", "1"]
+
+
+@accepted()
+def judging_by_data_that_have_moved(folder: Path, run: Path) -> list[str]:
+    pictures(folder, 40)
+    captions(folder, ["a cat"] * 40)
+    assert main(training(folder)) == 0
+    (folder / "data").rename(folder / "elsewhere")
+    return ["evaluate", str(folder / "out"), "--samples", "20", "--steps", "1", "--data", str(folder / "elsewhere")]
+
+
 @accepted()
 def a_backup_beside_the_checkpoint(folder: Path, run: Path) -> list[str]:
     arguments = damaged(folder, run, "resume", "--samples", "0")

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -67,6 +68,35 @@ def test_a_second_picture_of_the_same_prompt_gets_a_number(trained: Path, tmp_pa
         assert main(["sample", str(tmp_path / "run"), "A Red, Circle!", "--steps", "1", "--seed", str(seed)]) == 0
     made = [tmp_path / "run" / "samples" / f"a-red-circle{suffix}.png" for suffix in ("", "-2", "-3")]
     assert len({path.read_bytes() for path in made}) == 3
+
+
+def test_ctrl_c_while_judging_tells_how_to_go_on(tmp_path: Path, monkeypatch, capsys: pytest.CaptureFixture) -> None:
+    def stop(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("minildm.engine.evaluate.evaluate", stop)
+    with pytest.raises(SystemExit) as ended:
+        main(["train", "shapes", "--out", str(tmp_path / "a run"), *TINY_FLAGS])
+    said = capsys.readouterr().err
+    assert ended.value.code == 130 and f"minildm train shapes --out '{tmp_path / 'a run'}' --resume" in said
+    steps = []
+    monkeypatch.setattr("minildm.engine.stages.Stage.step", lambda self, step: steps.append(step))
+    assert main(["train", "shapes", "--out", str(tmp_path / "a run"), "--resume", "--samples", "0"]) == 0
+    assert not steps, "training was finished: nothing of it is done again"
+
+
+def test_the_line_that_is_offered_for_pasting_is_quoted(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    for place in range(8):
+        Image.new("RGB", (32, 32), (30 * place, 0, 0)).save(data / f"{place}.png")
+    caption = "é $(touch pwned) `id` 'x'"
+    lines = [json.dumps({"file_name": f"{place}.png", "text": caption}) for place in range(8)]
+    (data / "metadata.jsonl").write_text("\n".join(lines))
+    flags = [*TINY_FLAGS, "--samples", "0", "--batch", "4", "--autoencoder-batch", "4"]
+    assert main(["train", "folder", "--data", str(data), "--out", str(tmp_path / "a b; c"), *flags]) == 0
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("more"))
+    assert shlex.split(line)[1:] == ["minildm", "sample", str(tmp_path / "a b; c"), caption]
 
 
 def test_without_a_judge_the_report_has_none(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

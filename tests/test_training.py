@@ -358,3 +358,37 @@ def test_a_run_that_could_not_begin_leaves_no_folder(tiny_settings: Settings, tm
     with pytest.raises(UserError, match="does not exist"):
         Run(tmp_path / "run", dataclasses.replace(tiny_settings, data=str(tmp_path / "nowhere")), resume=False).train()
     assert not (tmp_path / "run").exists()
+
+
+def test_data_that_moved_are_remembered_where_they_are_now(tiny_settings: Settings, tmp_path: Path) -> None:
+    from PIL import Image
+
+    data = tmp_path / "data"
+    data.mkdir()
+    for place in range(20):
+        Image.new("RGB", (32, 32), (12 * place, 0, 0)).save(data / f"{place}.png")
+    Run(tmp_path / "run", dataclasses.replace(tiny_settings, data=str(data)), resume=False).train()
+    data.rename(tmp_path / "elsewhere")
+    Run(tmp_path / "run", tiny_settings, resume=True, data=str(tmp_path / "elsewhere")).train()
+    assert read_config(tmp_path / "run")[0].data == str(tmp_path / "elsewhere")
+    Run(tmp_path / "run", tiny_settings, resume=True).train()
+
+
+@pytest.mark.parametrize("stage", [stages.AutoencoderStage, stages.DenoiserStage])
+def test_weights_that_are_no_numbers_are_not_saved(stage: type, tiny_settings: Settings, tmp_path: Path, monkeypatch) -> None:
+    """The last step before a checkpoint may spoil them while its loss is still fine."""
+    original = stage.step
+
+    def spoil(self, step):
+        loss = original(self, step)
+        if step == 4:
+            with torch.no_grad():
+                next(self.network.parameters()).view(-1)[0] = float("inf")
+        return loss
+
+    monkeypatch.setattr(stage, "step", spoil)
+    settings = dataclasses.replace(tiny_settings, checkpoint_every=5, autoencoder_steps=5, steps=5)
+    with pytest.raises(UserError, match="is no finite number after step 5"):
+        Run(tmp_path / "run", settings, resume=False).train()
+    saved = checkpoints.load(tmp_path / "run")
+    assert saved is None if stage is stages.AutoencoderStage else saved.stage == "autoencoder"
