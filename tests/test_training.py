@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from minildm import files
 from minildm.engine import checkpoints, stages
+from minildm.engine import folder as folder_module
 from minildm.engine.errors import UserError
 from minildm.engine.folder import read_config
 from minildm.engine.presets import Settings
@@ -392,3 +393,17 @@ def test_weights_that_are_no_numbers_are_not_saved(stage: type, tiny_settings: S
         Run(tmp_path / "run", settings, resume=False).train()
     saved = checkpoints.load(tmp_path / "run")
     assert saved is None if stage is stages.AutoencoderStage else saved.stage == "autoencoder"
+
+
+def test_a_run_that_began_between_the_look_and_the_lock_is_seen(tiny_settings: Settings, tmp_path: Path, monkeypatch) -> None:
+    """Another process may have come first, and have gone again."""
+    real = folder_module.FileLock.acquire
+
+    def late(self, *args, **options):
+        (tmp_path / "run" / "config.json").write_text("another's")
+        return real(self, *args, **options)
+
+    monkeypatch.setattr(folder_module.FileLock, "acquire", late)
+    with pytest.raises(UserError, match="holds another run"):
+        Run(tmp_path / "run", tiny_settings, resume=False).train()
+    assert (tmp_path / "run" / "config.json").read_text() == "another's"
