@@ -233,6 +233,7 @@ def clip(tmp_path_factory):
         "😀 cat 👩‍👩‍👧 ✓ → ∑",
         "tabs\tand\nlines \u00a0 and\u2003more",
         "zyzzyva qwrtp",
+        "!\u0301\u0302? x\u0335\u0336y ~\u20e3\u0301 7\u20e3",
     ],
 )
 def test_tokens_equal_those_of_transformers(clip, text):
