@@ -78,7 +78,7 @@ def draw(readings: list[tuple[float, float, str]], path: Path) -> None:
         axis.plot(*zip(*some, strict=True), ".", markersize=2, color=colour, label=stage or "start") if some else None
     axis.set(xlabel="minutes", ylabel="resident memory, MB", ylim=(0, None))
     axis.grid(alpha=0.3)
-    axis.legend(markerscale=5)
+    axis.legend(markerscale=5, loc="lower right")
     figure.tight_layout()
     figure.savefig(path, dpi=100)
 
