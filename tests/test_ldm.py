@@ -55,7 +55,7 @@ def test_many_prompts_are_drawn_some_at_a_time(model: LatentDiffusion, monkeypat
     sizes.clear()
     for batch in (1, 4, 11):
         parts = model.generate(prompts, steps=2, seed=7, batch=batch)
-        assert (parts - together).abs().max() < 1e-5
+        assert (parts - together).abs().max() < 1e-4  # other sizes, other orders of summing; another noise would differ by 1
     sizes.clear()
     model.generate(prompts, steps=2, seed=7, batch=4)
     assert max(sizes) == 8 and len(sizes) == 3 * 2
