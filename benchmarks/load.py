@@ -1,6 +1,6 @@
 """Memory under load: an hour of training, and 10,000 prompts in one call.
 
-    python benchmarks/load.py [--minutes 60] [--prompts 10000] [--json benchmarks/load.json] [--picture docs/load.png]
+    python benchmarks/load.py [--minutes 60] [--prompts 10000] [--json benchmarks/load.json] [--picture benchmarks/load.png]
 
 Trains the shapes preset in a process of its own whose resident memory is read every few seconds, then samples all
 prompts from that run with one call of `generate`, again in a process of its own. Linux.
@@ -88,7 +88,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--prompts", type=int, default=10_000)
     parser.add_argument("--json", type=Path, default=Path("benchmarks/load.json"))
-    parser.add_argument("--picture", type=Path, default=Path("docs/load.png"))
+    parser.add_argument("--picture", type=Path, default=Path("benchmarks/load.png"))
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
