@@ -170,6 +170,7 @@ def test_both_kinds_of_configuration_were_tried():
     assert VALID["trained"] >= 10 and VALID["refused"] >= 10
 
 
+@pytest.mark.slow
 def test_any_bytes_in_place_of_files():
     """`fuzz_bytes.py`, in a process with bounded memory and time: a crash, a hang or a flood is a failure."""
     limit = GIGABYTES * 2**30

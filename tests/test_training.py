@@ -203,6 +203,7 @@ class Power(BaseException):
     """It is gone."""
 
 
+@pytest.mark.slow
 def test_metrics_of_a_resumed_run_are_those_of_the_whole_one(tiny_settings: Settings, tmp_path: Path) -> None:
     """Means over twenty steps, across a stop at the seventh: no gap, no repeat, the same numbers."""
     settings = dataclasses.replace(tiny_settings, steps=45, autoencoder_steps=23, checkpoint_every=7, preview_every=100)
@@ -217,6 +218,7 @@ def test_metrics_of_a_resumed_run_are_those_of_the_whole_one(tiny_settings: Sett
         assert metrics(folder) == metrics(tmp_path / "whole") and weights(folder) == weights(tmp_path / "whole")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["tokenizer", "between its two files", "model", "caching", "weights", "samples"])
 def test_power_that_goes_between_the_stages_loses_nothing(moment: str, tiny_settings: Settings, tmp_path: Path) -> None:
     """And what was finished is not done again."""
@@ -280,6 +282,7 @@ def test_a_plan_that_was_not_finished_is_made_on_resume(tiny_settings: Settings,
     assert origin.planned and (stored.autoencoder_steps, stored.steps) == (2, 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("jump", [-1e9, 1e9])
 def test_a_clock_that_jumps_changes_nothing_but_the_times(
     jump: float, tiny_settings: Settings, tmp_path: Path, monkeypatch
