@@ -36,12 +36,11 @@ print(tuple(images.shape), float(images.abs().max()))
 def resident(pid: int) -> float:
     """The resident memory of a process in MB; 0 once it has ended."""
     try:
-        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-            if line.startswith("VmRSS:"):
-                return int(line.split()[1]) / 1024
-    except OSError:
-        pass
-    return 0.0
+        status = Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0.0
+    sizes = [line.split()[1] for line in status.splitlines() if line.startswith("VmRSS:")]  # none between its end and its burial
+    return int(sizes[0]) / 1024 if sizes else 0.0
 
 
 def watch(command: list[str], folder: Path | None = None) -> list[tuple[float, float, str]]:

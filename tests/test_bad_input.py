@@ -90,6 +90,7 @@ plain("guidance beyond numbers", "sample RUN x --guidance 1e300", "finite", "low
 plain("a negative seed of training", "train shapes --out OUT --seed -1", "seed=-1", "at least 0")
 plain("a seed of many digits", "train shapes --out OUT --seed 99999999999999999999", "seed=9999", "at most")
 plain("a size that the factor does not divide", "train shapes --out OUT --model.image-size 30", "image_size=30", "multiple of 8")
+plain("a preset to bench that does not exist", "bench minst", "preset 'minst'", "mnist")
 plain("groups that do not divide", "train shapes --out OUT --model.unet.groups 7", "groups=7", "divisor")
 plain("too many levels", f"train shapes --out OUT --model.unet.widths {'32 ' * 11}", "widths")
 plain("a model for a larger machine", "train shapes --out OUT --model.unet.widths 1048576 1048576", "parameters", "GB", "smaller")
@@ -337,6 +338,20 @@ def damaged(folder: Path, run: Path, command: str = "sample", *more: str) -> lis
     }[command]
 
 
+def refused_after_damage(*words: str, to: str = "sample") -> Callable[[Callable[[Path], None]], None]:
+    """A row of the table: what the function does to a copy of the trained run makes the command refuse it."""
+
+    def enter(damage: Callable[[Path], None]) -> None:
+        def make(folder: Path, run: Path) -> list[str]:
+            arguments = damaged(folder, run, to)
+            damage(folder / "run")
+            return arguments
+
+        REFUSED[damage.__name__] = (make, list(words))
+
+    return enter
+
+
 def change_json(path: Path, **values) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
@@ -350,97 +365,71 @@ plain("an empty run", "sample EMPTY x", "config.json does not exist", "run folde
 plain("judging a run that does not exist", "evaluate OUT", "no run folder", "minildm train")
 
 
-@refused("model.safetensors does not exist", "--resume")
-def a_half_written_run(folder: Path, run: Path) -> list[str]:
-    arguments = damaged(folder, run)
-    (folder / "run" / "model.safetensors").unlink()
-    return arguments
+@refused_after_damage("model.safetensors does not exist", "--resume")
+def a_half_written_run(run: Path) -> None:
+    (run / "model.safetensors").unlink()
 
 
-@refused("layout 99", "update minildm")
-def a_run_of_a_newer_layout(folder: Path, run: Path) -> list[str]:
-    arguments = damaged(folder, run)
-    change_json(folder / "run" / "config.json", layout=99)
-    return arguments
+@refused_after_damage("layout 99", "update minildm")
+def a_run_of_a_newer_layout(run: Path) -> None:
+    change_json(run / "config.json", layout=99)
 
 
-@refused("layout None", "run folder?")
-def a_run_of_no_layout(folder: Path, run: Path) -> list[str]:
-    arguments = damaged(folder, run)
-    (folder / "run" / "config.json").write_text("{}")
-    return arguments
+@refused_after_damage("layout None", "run folder?")
+def a_run_of_no_layout(run: Path) -> None:
+    (run / "config.json").write_text("{}")
 
 
-@refused("config.json", "no readable JSON", "restore")
-def a_configuration_cut_short(folder: Path, run: Path) -> list[str]:
-    arguments = damaged(folder, run)
-    path = folder / "run" / "config.json"
+@refused_after_damage("config.json", "no readable JSON", "restore")
+def a_configuration_cut_short(run: Path) -> None:
+    path = run / "config.json"
     path.write_text(path.read_text()[:50])
-    return arguments
 
 
-@refused("config.json", "no readable JSON", "restore")
-def a_configuration_of_a_thousand_brackets(folder: Path, run: Path) -> list[str]:
-    arguments = damaged(folder, run)
-    (folder / "run" / "config.json").write_text("[" * 100_000)
-    return arguments
+@refused_after_damage("config.json", "no readable JSON", "restore")
+def a_configuration_of_a_thousand_brackets(run: Path) -> None:
+    (run / "config.json").write_text("[" * 100_000)
 
 
-@refused("config.json", "UTF-8", "restore")
-def a_configuration_that_is_no_text(folder: Path, run: Path) -> list[str]:
-    arguments = damaged(folder, run)
-    (folder / "run" / "config.json").write_bytes(b"\xff\xfe{}")
-    return arguments
+@refused_after_damage("config.json", "UTF-8", "restore")
+def a_configuration_that_is_no_text(run: Path) -> None:
+    (run / "config.json").write_bytes(b"\xff\xfe{}")
 
 
-@refused("config.json", "lr='fast'", "float")
-def a_configuration_of_another_type(folder: Path, run: Path) -> list[str]:
-    arguments = damaged(folder, run, "resume")
-    path = folder / "run" / "config.json"
+@refused_after_damage("config.json", "lr='fast'", "float", to="resume")
+def a_configuration_of_another_type(run: Path) -> None:
+    path = run / "config.json"
     change_json(path, settings=json.loads(path.read_text())["settings"] | {"lr": "fast"})
-    return arguments
 
 
-@refused("config.json", "no field 'speed'", "lr")
-def a_configuration_with_an_unknown_field(folder: Path, run: Path) -> list[str]:
-    arguments = damaged(folder, run, "resume")
-    path = folder / "run" / "config.json"
+@refused_after_damage("config.json", "no field 'speed'", "lr", to="resume")
+def a_configuration_with_an_unknown_field(run: Path) -> None:
+    path = run / "config.json"
     change_json(path, settings=json.loads(path.read_text())["settings"] | {"speed": 1})
-    return arguments
 
 
-@refused("model.safetensors does not fit", "shape")
-def weights_of_another_shape(folder: Path, run: Path) -> list[str]:
-    arguments = damaged(folder, run)
-    path = folder / "run" / "config.json"
+@refused_after_damage("model.safetensors does not fit", "shape")
+def weights_of_another_shape(run: Path) -> None:
+    path = run / "config.json"
     model = json.loads(path.read_text())["model"]
     model["unet"]["widths"] = [8, 32]
     change_json(path, model=model)
-    return arguments
 
 
-@refused("model.safetensors does not fit", "lacks weight", "text.norm.bias")
-def weights_of_which_one_is_missing(folder: Path, run: Path) -> list[str]:
-    arguments = damaged(folder, run)
-    change_tensors(
-        folder / "run" / "model.safetensors", lambda weights: {k: v for k, v in weights.items() if k != "text.norm.bias"}
-    )
-    return arguments
+@refused_after_damage("model.safetensors does not fit", "lacks weight", "text.norm.bias")
+def weights_of_which_one_is_missing(run: Path) -> None:
+    change_tensors(run / "model.safetensors", lambda weights: {k: v for k, v in weights.items() if k != "text.norm.bias"})
 
 
-@refused("model.safetensors", "no whole safetensors file", "restore")
-def truncated_weights(folder: Path, run: Path) -> list[str]:
-    arguments = damaged(folder, run)
-    path = folder / "run" / "model.safetensors"
+@refused_after_damage("model.safetensors", "no whole safetensors file", "restore")
+def truncated_weights(run: Path) -> None:
+    path = run / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-1000])
-    return arguments
 
 
-@refused("model.safetensors", "no whole safetensors file", "other formats are refused")
-def pickled_weights(folder: Path, run: Path) -> list[str]:
-    arguments = damaged(folder, run)
-    (folder / "run" / "model.safetensors").write_bytes(pickle.dumps({"a": [1, 2, 3]}))
-    return arguments
+@refused_after_damage("model.safetensors", "no whole safetensors file", "other formats are refused")
+def pickled_weights(run: Path) -> None:
+    (run / "model.safetensors").write_bytes(pickle.dumps({"a": [1, 2, 3]}))
 
 
 @refused("model.safetensors", "is a link to", "outside", "copy")
@@ -463,18 +452,14 @@ def a_folder_of_other_things(folder: Path, run: Path) -> list[str]:
     return ["train", "shapes", "--out", str(folder / "mine"), *TINY_FLAGS]
 
 
-@refused("circle", "remove")
-def a_link_that_leads_in_a_circle(folder: Path, run: Path) -> list[str]:
-    arguments = damaged(folder, run)
-    (folder / "run" / "loop").symlink_to("loop")
-    return arguments
+@refused_after_damage("circle", "remove")
+def a_link_that_leads_in_a_circle(run: Path) -> None:
+    (run / "loop").symlink_to("loop")
 
 
-@refused("config.json does not exist|no config.json", "in another folder")
-def a_run_without_its_configuration(folder: Path, run: Path) -> list[str]:
-    arguments = damaged(folder, run, "resume")
-    (folder / "run" / "config.json").unlink()
-    return arguments
+@refused_after_damage("config.json does not exist|no config.json", "in another folder", to="resume")
+def a_run_without_its_configuration(run: Path) -> None:
+    (run / "config.json").unlink()
 
 
 @refused("lies in the folder of data", "outside")
@@ -509,35 +494,27 @@ def an_archive_that_can_hold_objects(folder: Path, run: Path) -> list[str]:
     return training(folder)
 
 
-@refused("line 1 is no line of metrics", "restore")
-def metrics_of_another_kind(folder: Path, run: Path) -> list[str]:
-    arguments = damaged(folder, run, "resume")
-    path = folder / "run" / "metrics.jsonl"
+@refused_after_damage("line 1 is no line of metrics", "restore", to="resume")
+def metrics_of_another_kind(run: Path) -> None:
+    path = run / "metrics.jsonl"
     path.write_text("[]\n" + "".join(path.read_text().splitlines(keepends=True)[1:]))
-    return arguments
 
 
-@refused("state.json", "lacks a part")
-def a_checkpoint_with_a_loss_of_many_digits(folder: Path, run: Path) -> list[str]:
-    arguments = damaged(folder, run, "resume")
-    path = next((folder / "run").glob("step-*")) / "state.json"
+@refused_after_damage("state.json", "lacks a part", to="resume")
+def a_checkpoint_with_a_loss_of_many_digits(run: Path) -> None:
+    path = next((run).glob("step-*")) / "state.json"
     change_json(path, facts=json.loads(path.read_text())["facts"] | {"losses": [10**400]})
-    return arguments
 
 
-@refused("step 1000000", "restore")
-def a_checkpoint_beyond_the_end(folder: Path, run: Path) -> list[str]:
-    arguments = damaged(folder, run, "resume")
-    change_json(next((folder / "run").glob("step-*")) / "state.json", step=1_000_000)
-    return arguments
+@refused_after_damage("step 1000000", "restore", to="resume")
+def a_checkpoint_beyond_the_end(run: Path) -> None:
+    change_json(next((run).glob("step-*")) / "state.json", step=1_000_000)
 
 
-@refused("latest is missing", "step-3", "step-9", "write into it")
-def two_checkpoints_and_no_pointer(folder: Path, run: Path) -> list[str]:
-    arguments = damaged(folder, run, "resume")
-    shutil.copytree(folder / "run" / "step-9", folder / "run" / "step-3")
-    (folder / "run" / "latest").unlink()
-    return arguments
+@refused_after_damage("latest is missing", "step-3", "step-9", "write into it", to="resume")
+def two_checkpoints_and_no_pointer(run: Path) -> None:
+    shutil.copytree(run / "step-9", run / "step-3")
+    (run / "latest").unlink()
 
 
 @refused("no finite number", "step 1", "lower --lr")
@@ -562,88 +539,66 @@ def pictures_that_would_be_written_through_a_link(folder: Path, run: Path) -> li
     return arguments
 
 
-@refused("model.safetensors", "no ordinary file")
-def weights_that_are_a_pipe(folder: Path, run: Path) -> list[str]:
+@refused_after_damage("model.safetensors", "no ordinary file")
+def weights_that_are_a_pipe(run: Path) -> None:
     """Opening it would wait for ever."""
-    arguments = damaged(folder, run)
-    (folder / "run" / "model.safetensors").unlink()
-    os.mkfifo(folder / "run" / "model.safetensors")
-    return arguments
+    (run / "model.safetensors").unlink()
+    os.mkfifo(run / "model.safetensors")
 
 
-@refused("vocab.json", "whole number")
-def a_vocabulary_without_numbers(folder: Path, run: Path) -> list[str]:
-    arguments = damaged(folder, run)
-    path = folder / "run" / "vocab.json"
+@refused_after_damage("vocab.json", "whole number")
+def a_vocabulary_without_numbers(run: Path) -> None:
+    path = run / "vocab.json"
     change_json(path, a="seven")
-    return arguments
 
 
-@refused("vocab.json", "token 70000", "640")
-def a_vocabulary_larger_than_the_encoder(folder: Path, run: Path) -> list[str]:
-    arguments = damaged(folder, run)
-    change_json(folder / "run" / "vocab.json", extra=70000)
-    return arguments
+@refused_after_damage("vocab.json", "token 70000", "640")
+def a_vocabulary_larger_than_the_encoder(run: Path) -> None:
+    change_json(run / "vocab.json", extra=70000)
 
 
-@refused("merges.txt", "two pieces")
-def merges_of_three(folder: Path, run: Path) -> list[str]:
-    arguments = damaged(folder, run)
-    with (folder / "run" / "merges.txt").open("a") as file:
+@refused_after_damage("merges.txt", "two pieces")
+def merges_of_three(run: Path) -> None:
+    with (run / "merges.txt").open("a") as file:
         file.write("a b c\n")
-    return arguments
 
 
-@refused("judge.safetensors", "restore|remove")
-def a_damaged_judge(folder: Path, run: Path) -> list[str]:
-    arguments = damaged(folder, run, "evaluate")
-    (folder / "run" / "judge.safetensors").write_bytes(b"guilty")
-    return arguments
+@refused_after_damage("judge.safetensors", "restore|remove", to="evaluate")
+def a_damaged_judge(run: Path) -> None:
+    (run / "judge.safetensors").write_bytes(b"guilty")
 
 
-@refused("step-99", "does not exist")
-def a_pointer_to_no_checkpoint(folder: Path, run: Path) -> list[str]:
-    arguments = damaged(folder, run, "resume")
-    (folder / "run" / "latest").write_text("step-99")
-    return arguments
+@refused_after_damage("step-99", "does not exist", to="resume")
+def a_pointer_to_no_checkpoint(run: Path) -> None:
+    (run / "latest").write_text("step-99")
 
 
-@refused("latest", "../elsewhere", "no checkpoint's name")
-def a_pointer_out_of_the_run(folder: Path, run: Path) -> list[str]:
-    arguments = damaged(folder, run, "resume")
-    (folder / "run" / "latest").write_text("../elsewhere")
-    return arguments
+@refused_after_damage("latest", "../elsewhere", "no checkpoint's name", to="resume")
+def a_pointer_out_of_the_run(run: Path) -> None:
+    (run / "latest").write_text("../elsewhere")
 
 
-@refused("state.safetensors", "no whole safetensors file")
-def a_truncated_checkpoint(folder: Path, run: Path) -> list[str]:
-    arguments = damaged(folder, run, "resume")
-    path = next((folder / "run").glob("step-*")) / "state.safetensors"
+@refused_after_damage("state.safetensors", "no whole safetensors file", to="resume")
+def a_truncated_checkpoint(run: Path) -> None:
+    path = next((run).glob("step-*")) / "state.safetensors"
     path.write_bytes(path.read_bytes()[:-1000])
-    return arguments
 
 
-@refused("step-9", "no state of the denoiser", "restore")
-def a_checkpoint_of_other_moments(folder: Path, run: Path) -> list[str]:
-    arguments = damaged(folder, run, "resume")
-    path = next((folder / "run").glob("step-*")) / "state.safetensors"
+@refused_after_damage("step-9", "no state of the denoiser", "restore", to="resume")
+def a_checkpoint_of_other_moments(run: Path) -> None:
+    path = next((run).glob("step-*")) / "state.safetensors"
     change_tensors(path, lambda weights: weights | {"optimizer/0/exp_avg": weights["optimizer/1/exp_avg"].clone()[:1]})
-    return arguments
 
 
-@refused("state.json", "lacks a part")
-def a_checkpoint_without_its_step(folder: Path, run: Path) -> list[str]:
-    arguments = damaged(folder, run, "resume")
-    change_json(next((folder / "run").glob("step-*")) / "state.json", step=None)
-    return arguments
+@refused_after_damage("state.json", "lacks a part", to="resume")
+def a_checkpoint_without_its_step(run: Path) -> None:
+    change_json(next((run).glob("step-*")) / "state.json", step=None)
 
 
-@refused("metrics.jsonl", "1 lines", "restore")
-def metrics_that_were_cut(folder: Path, run: Path) -> list[str]:
-    arguments = damaged(folder, run, "resume")
-    path = folder / "run" / "metrics.jsonl"
+@refused_after_damage("metrics.jsonl", "1 lines", "restore", to="resume")
+def metrics_that_were_cut(run: Path) -> None:
+    path = run / "metrics.jsonl"
     path.write_text(path.read_text().splitlines(keepends=True)[0])
-    return arguments
 
 
 @refused("have changed since the run began", "11 training pictures", "--data")
