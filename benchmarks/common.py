@@ -1,16 +1,44 @@
-"""What the scripts share: the machine's name, and a trained run opened for training its denoiser again."""
+"""What the scripts share: the machine's name, the sizes that speed is measured at, a trained run opened for training again."""
 
+import dataclasses
 import platform
+import statistics
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import torch
 
 from minildm.engine.data import Data, load
+from minildm.engine.device import choose_device, native_bf16
 from minildm.engine.folder import read_config
-from minildm.engine.presets import Settings
+from minildm.engine.presets import PRESETS, Settings
 from minildm.engine.stages import encode_all
 from minildm.gaussian import Gaussian
 from minildm.ldm import LatentDiffusion
+
+SIZES = {  # name: preset, changes to its model, batch of the denoiser
+    "mnist": ("mnist", {}, 128),
+    "mnist, its own batch": ("mnist", {}, 32),
+    "mnist, attention on both levels": ("mnist", {"attention": (True, True)}, 128),
+    "cifar10": ("cifar10", {}, 64),
+    "128 pixels": ("emoji", {"image_size": 128}, 16),
+}
+
+
+def settings_of(size: str) -> tuple[Settings, int]:
+    """The settings of one of SIZES, in the precision that is native here, and its batch."""
+    preset, changes, batch = SIZES[size]
+    settings = PRESETS[preset][1]
+    unet = {name: value for name, value in changes.items() if name != "image_size"}
+    model = dataclasses.replace(
+        settings.model,
+        unet=dataclasses.replace(settings.model.unet, **unet),
+        image_size=changes.get("image_size", settings.model.image_size),
+    )
+    precision = "bf16" if native_bf16(choose_device()) else "float32"
+    return dataclasses.replace(settings, model=model, batch=batch, precision=precision), batch
 
 
 def open_run(folder: Path) -> tuple[Settings, LatentDiffusion, Data, Data, Gaussian]:
@@ -26,3 +54,21 @@ def machine() -> str:
     """The processor, the number of threads, and torch's version."""
     names = [line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line]
     return f"{names[0] if names else platform.processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+
+
+def start_up() -> dict[str, float]:
+    """Seconds of fresh processes, the median of five: help, and imports beyond what Python itself takes."""
+    commands = {
+        "minildm --help": ["-m", "minildm", "--help"],
+        "python -c pass": ["-c", "pass"],
+        "import torch": ["-c", "import torch"],
+        "import torch, minildm.ldm": ["-c", "import torch, minildm.ldm"],
+    }
+
+    def once(arguments: list[str]) -> float:
+        start = time.perf_counter()
+        subprocess.run([sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL)
+        return time.perf_counter() - start
+
+    times = [{name: once(arguments) for name, arguments in commands.items()} for _ in range(6)][1:]
+    return {name: statistics.median(row[name] for row in times) for name in commands}

@@ -40,7 +40,8 @@ class Attention(nn.Module):
             mixed = F.scaled_dot_product_attention(query, key, value, mask)
         else:
             score = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)  # N×heads×Q×L
-            weight = (score if mask is None else score.masked_fill(~mask, -torch.inf)).softmax(-1).to(value.dtype)
+            score = score if mask is None else score.masked_fill(~mask, -torch.inf)
+            weight = score.softmax(-1, dtype=torch.float32).to(value.dtype)  # in bf16 it is less exact, and slower
             mixed = weight @ value
             if self.maps is not None:
                 self.maps.append(weight.detach())

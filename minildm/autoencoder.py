@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from minildm.attention import Attention
 from minildm.config import AutoencoderConfig
 from minildm.gaussian import Gaussian
-from minildm.unet import ResidualBlock, Upsample
+from minildm.unet import ResidualBlock, Upsample, lay_out
 
 EPS = 1e-6  # of every GroupNorm here; the U-Net's residual blocks use 1e-5
 
@@ -112,6 +112,7 @@ class Autoencoder(nn.Module):
         self.post_quant, self.decoder = nn.Conv2d(channels, channels, 1), Decoder(config)
         self.register_buffer("scale", torch.tensor(1.0))
         keep_variance(self)
+        lay_out(self, config.widths, config.groups)
 
     def encode(self, images: Tensor) -> Gaussian:
         """q(z | image) over scaled latents.

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -133,8 +134,13 @@ def fill(module: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
     for name, value in weights.items():
         if value.shape != wanted[name].shape:
             raise ValueError(f"{path} does not fit: {name} has shape {tuple(value.shape)}, wanted is {tuple(wanted[name].shape)}")
-    copies = {name: value.to(wanted[name].dtype, copy=True) for name, value in weights.items()}  # the file may go
+    copies = {name: copy_like(wanted[name], value) for name, value in weights.items()}  # the file may go
     module.load_state_dict(copies, assign=any(value.is_meta for value in wanted.values()))
+
+
+def copy_like(wanted: Tensor, value: Tensor) -> Tensor:
+    """The value in memory of its own, in the type and the layout of the wanted tensor."""
+    return torch.empty_like(wanted, device=value.device).copy_(value)
 
 
 def sweep(folder: Path) -> None:

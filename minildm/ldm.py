@@ -150,7 +150,7 @@ class LatentDiffusion(nn.Module):
         noise = draw(torch.empty(len(prompts), self.config.unet.in_channels, side, side, device=device))
         options = {"draw": draw} if sampler == "ddpm" else {}
         *_, (_, z, _) = SAMPLERS[sampler](self.denoiser(prompts, guidance), self.schedule, noise, times, **options)
-        return self.autoencoder.decode(z).clamp(-1, 1)
+        return self.autoencoder.decode(z).float().clamp(-1, 1)
 
     def denoiser(self, prompts: list[str], guidance: float) -> Denoise:
         """(z_t, t) → ẑ_0 under these prompts. Text is encoded, and its keys and values are computed, only once."""

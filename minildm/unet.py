@@ -155,6 +155,7 @@ class UNet(nn.Module):
             self.up.append(stages)
             self.grow.append(Upsample(width) if level > 0 else nn.Identity())
         self.norm, self.last = nn.GroupNorm(config.groups, width), zero(nn.Conv2d(width, config.out_channels, 3, padding=1))
+        lay_out(self, widths, config.groups)
 
     def keys_values(self, context: Tensor) -> list[KeysValues]:
         """Keys and values of every cross-attention, in the order of use. Pass them as `context` to compute them once.
@@ -218,6 +219,16 @@ class UNet(nn.Module):
                 x = stage(torch.cat([x, skips.pop()], 1), time, keys_values, mask)
             x = grow(x)
         return self.last(F.silu(self.norm(x)))
+
+
+def lay_out(network: nn.Module, widths: tuple[int, ...], groups: int) -> None:
+    """Keep the channels of each position side by side in memory (channels-last) where that is faster.
+
+    It is for convolutions, and for reading a map as a sequence. But PyTorch's GroupNorm works in vectors of 16 channels of
+    one group in that layout, and is ten to twenty times slower with fewer: then each channel's map stays in one piece.
+    """
+    if min(widths) >= 16 * groups:
+        network.to(memory_format=torch.channels_last)
 
 
 def zero(layer: nn.Module) -> nn.Module:

@@ -16,17 +16,17 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 TINY = LatentDiffusionConfig(
     image_size=32,
-    unet=UNetConfig(widths=(16, 32), heads=(2, 2), context_width=32, groups=8),
-    autoencoder=AutoencoderConfig(widths=(8, 8, 16), groups=4),
+    unet=UNetConfig(widths=(16, 32), heads=(2, 2), context_width=32, groups=1),  # as wide as channels-last wants them
+    autoencoder=AutoencoderConfig(widths=(16, 16, 16), groups=1),
     text=TextConfig(vocabulary=600, length=20, width=32, layers=1, heads=2),
     T=100,
 )
 
 TINY_FLAGS = (
     "--limit 96 --autoencoder-steps 4 --autoencoder-batch 8 --steps 5 --batch 8 --sample-steps 3 --checkpoint-every 2 "
-    "--samples 20 --model.T 50 --model.image-size 32 --model.unet.widths 16 32 --model.unet.heads 2 2 --model.unet.groups 8 "
+    "--samples 20 --model.T 50 --model.image-size 32 --model.unet.widths 16 32 --model.unet.heads 2 2 --model.unet.groups 1 "
     "--model.unet.in-channels 4 --model.unet.out-channels 4 --model.autoencoder.latent-channels 4 "
-    "--model.autoencoder.widths 8 8 16 --model.autoencoder.groups 4 --model.unet.context-width 32 --model.text.width 32 "
+    "--model.autoencoder.widths 16 16 16 --model.autoencoder.groups 1 --model.unet.context-width 32 --model.text.width 32 "
     "--model.text.layers 1 --model.text.heads 2 --model.text.vocabulary 640"
 ).split()
 

@@ -1,5 +1,6 @@
 """Checkpoints are whole or not there; data order and learning rate are functions of the step."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -353,6 +354,24 @@ def test_a_restored_stage_goes_on_bit_by_bit(tmp_path, killed):
     assert wanted.keys() == got.keys()
     assert all(torch.equal(wanted[key], got[key]) for key in wanted)
     assert any(key.startswith("optimizer/") for key in wanted)
+
+
+@pytest.mark.parametrize("clip", [0.05, 100.0])
+def test_gradients_are_shortened_as_pytorch_shortens_them(clip):
+    """Ours leaves a gradient that is short enough alone, PyTorch's multiplies it by 1."""
+    ours, theirs = Line(), Line()
+    ours.settings = dataclasses.replace(ours.settings, clip=clip)
+    for step in range(8):
+        ours.step(step)
+        for group in theirs.optimizer.param_groups:
+            group["lr"] = theirs.lr * rate_factor(step, theirs.steps, theirs.settings.warmup)
+        theirs.optimizer.zero_grad()
+        theirs.loss(theirs.places(step), seeded(0, "line", step)).backward()
+        norm = nn.utils.clip_grad_norm_(theirs.parameters, clip)
+        assert (norm > clip) == (clip == 0.05)
+        theirs.optimizer.step()
+    for got, wanted in zip(ours.parameters, theirs.parameters, strict=True):
+        assert torch.equal(got, wanted)
 
 
 def test_a_trial_leaves_the_stage_as_it_was():

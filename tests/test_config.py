@@ -106,7 +106,7 @@ WRONG = [
     (UNetConfig, {"heads": (1, 2, 4)}, "heads=(1, 2, 4)"),
     (UNetConfig, {"heads": (4, 5)}, "heads=5"),
     (UNetConfig, {"heads": (0, 4)}, "heads=0"),
-    (UNetConfig, {"widths": (64, 100)}, "width 100"),
+    (UNetConfig, {"widths": (64, 102)}, "width 102"),
     (UNetConfig, {"groups": 48}, "groups=48"),
     (UNetConfig, {"groups": 0}, "groups=0"),
     (UNetConfig, {"widths": (0, 128)}, "width 0"),

@@ -10,6 +10,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from minildm.attention import SHORT, Attention
 from minildm.autoencoder import Autoencoder
 from minildm.config import AutoencoderConfig, TextConfig, UNetConfig
+from minildm.engine.presets import PRESETS
 from minildm.text import TextEncoder, pooled
 from minildm.unet import UNet
 
@@ -27,11 +28,13 @@ UNETS = {
     "extra embedding": UNetConfig(4, 4, (16, 32), 1, (False, True), (2, 4), context_width=24, extra_width=7, groups=8),
     "three levels, two blocks": UNetConfig(4, 4, (16, 24, 32), 2, (True, False, True), (2, 3, 4), context_width=24, groups=8),
     "two transformer blocks": UNetConfig(4, 4, (16, 32), 1, (True, True), (2, 4), depth=2, context_width=24, groups=8),
+    "channels-last": UNetConfig(4, 4, (16, 32), 1, (True, True), (4, 4), context_width=24, groups=1),
     "one level": UNetConfig(4, 4, (16,), 2, (True,), (2,), context_width=24, groups=8),
 }
 AUTOENCODERS = {
     "with middle attention": AutoencoderConfig(3, 4, (8, 16), 1, groups=4),
     "without middle attention": AutoencoderConfig(3, 4, (8, 16), 1, groups=4, middle_attention=False),
+    "channels-last": AutoencoderConfig(3, 4, (16, 32), 1, groups=1),
     "three levels, two blocks": AutoencoderConfig(1, 3, (8, 12, 16), 2, groups=4),
 }
 
@@ -320,3 +323,35 @@ def test_copying_leaves_no_parameter_over(ours: str, theirs: str) -> None:
         copy_weights(Pair(*ours), Pair(*theirs), ())
     with pytest.raises(ValueError, match="already taken"):
         copy_weights(Pair("a", "b"), Pair("a", "b"), [("b", "a")])
+
+
+def layout_of(network: nn.Module) -> str:
+    """Where the 3×3 kernels of a network keep their channels."""
+    kernels = [part.weight for part in network.modules() if isinstance(part, nn.Conv2d) and part.kernel_size == (3, 3)]
+    inner = [kernel.stride(1) == 1 for kernel in kernels if kernel.shape[1] > 1]  # a single channel lies either way
+    assert all(inner) or not any(inner)
+    return "channels-last" if inner[0] else "maps"
+
+
+@pytest.mark.parametrize(
+    ("widths", "groups", "layout"),
+    [((16, 32), 1, "channels-last"), ((64, 128), 4, "channels-last"), ((64, 128), 8, "maps"), ((16, 16), 2, "maps")],
+)
+def test_channels_lie_side_by_side_where_every_group_holds_sixteen(widths: tuple, groups: int, layout: str) -> None:
+    assert layout_of(UNet(UNetConfig(widths=widths, heads=(1, 1), context_width=8, groups=groups))) == layout
+    assert layout_of(Autoencoder(AutoencoderConfig(widths=widths, groups=groups))) == layout
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_are_laid_out_for_speed(name: str) -> None:
+    model = PRESETS[name][1].model
+    with torch.device("meta"):
+        assert layout_of(UNet(model.unet)) == layout_of(Autoencoder(model.autoencoder)) == "channels-last"
+
+
+def test_the_layout_changes_no_number() -> None:
+    config = UNETS["channels-last"]
+    ours, maps = fill_at_random(UNet(config)), fill_at_random(UNet(config)).to(memory_format=torch.contiguous_format)
+    assert layout_of(maps) == "maps"
+    x, t, context = random(2, 4, 8, 8), torch.tensor([3, 700]), random(2, L, 24)
+    assert_same(ours(x, t, context), maps(x, t, context))

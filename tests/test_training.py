@@ -309,9 +309,12 @@ def test_a_sleep_during_the_timing_does_not_spoil_the_plan() -> None:
 
 def test_other_threads_are_noted_on_resume(tiny_settings: Settings, tmp_path: Path) -> None:
     Run(tmp_path / "run", tiny_settings, resume=False).train()
-    torch.set_num_threads(torch.get_num_threads() + 1)
-    with pytest.warns(UserWarning, match="threads=.*not bit for bit"):
+    began = torch.get_num_threads()
+    torch.set_num_threads(began + 1)
+    with pytest.warns(UserWarning) as noted:
         Run(tmp_path / "run", tiny_settings, resume=True).train()
+    said = [str(warning.message) for warning in noted]
+    assert said == [f"the run began with threads={began}, now {began + 1}: expect its result, but not bit for bit"]
 
 
 def test_a_polite_kill_saves_and_stops(tiny_settings: Settings, tmp_path: Path, monkeypatch) -> None:
@@ -387,7 +390,7 @@ def test_weights_that_are_no_numbers_are_not_saved(stage: type, tiny_settings: S
         loss = original(self, step)
         if step == 4:
             with torch.no_grad():
-                next(self.network.parameters()).view(-1)[0] = float("inf")
+                next(self.network.parameters())[0].fill_(torch.inf)
         return loss
 
     monkeypatch.setattr(stage, "step", spoil)

@@ -17,6 +17,7 @@ from typing import Annotated
 import tyro
 
 from minildm.engine.errors import UserError, explain, out_of_memory
+from minildm.engine.memory import keep_freed_memory
 from minildm.engine.presets import PRESETS, Settings
 
 USAGE = """minildm: a textbook of latent diffusion that you can run
@@ -28,6 +29,7 @@ usage: minildm COMMAND [OPTIONS]      (minildm COMMAND --help shows the options)
   sample RUN "a prompt"     draw pictures from a trained run
   evaluate RUN              prompt accuracy, Fréchet distance, memorisation, speed
   doctor                    what this machine can run, and how fast
+  bench PRESET              how fast a preset trains and samples here, and where the time goes
 """
 
 
@@ -83,6 +85,7 @@ class Sample:
 
     def __call__(self) -> None:
         from minildm.engine import plots
+        from minildm.engine.device import autocast_to_sample, choose_device
         from minildm.engine.folder import read_config
         from minildm.files import read_json, refuse_links_out
         from minildm.ldm import LatentDiffusion
@@ -103,7 +106,8 @@ class Sample:
             tokens = len(model.tokenizer.encode(prompt)) if model.tokenizer else 0
             if tokens > length:
                 print(f"note: {prompt!r} has {tokens} tokens, the model reads {length}: the rest was cut", file=sys.stderr)
-        images = model.generate(list(self.prompts), guidance=guidance, steps=steps, sampler=self.sampler, seed=self.seed)
+        with autocast_to_sample(settings, choose_device()):
+            images = model.generate(list(self.prompts), guidance=guidance, steps=steps, sampler=self.sampler, seed=self.seed)
         out.parent.mkdir(parents=True, exist_ok=True)
         plots.save_grid(images, out)
         print(f"{len(images)} picture{'s' if len(images) > 1 else ''}: {out}")
@@ -154,7 +158,28 @@ class Doctor:
         print(doctor())
 
 
-COMMANDS: dict[str, Callable] = {"demo": Demo, "sample": Sample, "evaluate": Evaluate, "doctor": Doctor}
+@dataclasses.dataclass(frozen=True)
+class Bench:
+    """Measure how fast a preset trains and samples here, against what the machine can do, and where the time goes."""
+
+    preset: tyro.conf.Positional[str] = "mnist"
+    """Its networks and batches are measured, on random pictures."""
+    batch: int | None = None
+    """Of the denoiser; by default the preset's own."""
+    json: bool = False
+    """Print one JSON object and nothing else."""
+
+    def __call__(self) -> None:
+        settings = preset_named(self.preset)
+        if self.batch is not None:
+            settings = dataclasses.replace(settings, batch=self.batch)
+        from minildm.engine.bench import bench, page
+
+        result = bench(self.preset, settings)
+        print(json.dumps(result) if self.json else page(result))
+
+
+COMMANDS: dict[str, Callable] = {"demo": Demo, "sample": Sample, "evaluate": Evaluate, "doctor": Doctor, "bench": Bench}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -185,11 +210,12 @@ def run(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(USAGE.format(presets=", ".join(PRESETS)))
         return 0
+    keep_freed_memory()
     command, *rest = arguments
     if command == "train":
         return train(rest)
     if command not in COMMANDS:
-        raise UserError(f"command {command!r} is unknown: choose one of demo, train, sample, evaluate, doctor")
+        raise UserError(f"command {command!r} is unknown: choose one of demo, train, {', '.join(list(COMMANDS)[1:])}")
     options = parse(COMMANDS[command], rest, f"minildm {command}")
     if options is not None:
         options()
@@ -203,9 +229,7 @@ def train(arguments: list[str]) -> int:
         print("\n".join(["usage: minildm train PRESET [OPTIONS]      (PRESET --help shows the options)", "", *lines]))
         return 0
     name, *rest = arguments
-    if name not in PRESETS:
-        raise UserError(f"preset {name!r} is unknown: choose one of {', '.join(PRESETS)}")
-    settings = PRESETS[name][1]
+    settings = preset_named(name)
     given = {argument.split("=")[0].replace("_", "-") for argument in rest if argument.startswith("--")}
     if "--steps" in given and "--minutes" not in given:
         settings = dataclasses.replace(settings, minutes=None)
@@ -228,6 +252,13 @@ def train(arguments: list[str]) -> int:
         raise UserError(f"{extra} cannot be changed by --resume, which goes on with the stored settings: leave it out")
     moved = options.settings.data if options.resume and "--data" in given else None
     return train_and_report(name, folder, options.settings, options.resume, options.samples, moved)
+
+
+def preset_named(name: str) -> Settings:
+    """The settings of a preset. Raises UserError when there is none of that name."""
+    if name not in PRESETS:
+        raise UserError(f"preset {name!r} is unknown: choose one of {', '.join(PRESETS)}")
+    return PRESETS[name][1]
 
 
 def train_and_report(preset: str, folder: Path, settings: Settings, resume: bool, samples: int, moved: str | None = None) -> int:

@@ -1,11 +1,13 @@
 """What this machine can do."""
 
+import contextlib
 import os
 
 import torch
 
 from minildm.config import LatentDiffusionConfig
 from minildm.engine.errors import UserError
+from minildm.engine.presets import Settings
 from minildm.ldm import LatentDiffusion
 
 BYTES_PER_PARAMETER = 20  # weight, gradient, two moments and the average, float32
@@ -23,6 +25,16 @@ def native_bf16(device: torch.device) -> bool:
     capability = torch.backends.cpu.get_cpu_capability()
     supported = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
     return capability.startswith("AVX512") and bool(supported())
+
+
+def autocast(settings: Settings, device: torch.device) -> contextlib.AbstractContextManager:
+    """bf16 inside the networks if the settings say so. Weights, sums and the loss stay float32."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16")
+
+
+def autocast_to_sample(settings: Settings, device: torch.device) -> contextlib.AbstractContextManager:
+    """The same for drawing pictures: in bf16 only where that is native, on whatever machine the run was trained."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=settings.precision != "float32" and native_bf16(device))
 
 
 def check_memory(config: LatentDiffusionConfig, device: torch.device) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from minildm import metrics
 from minildm.engine import shapes
 from minildm.engine.data import Data, balanced, draw_shapes, fingerprint, load, to_bytes, to_float
+from minildm.engine.device import autocast_to_sample, choose_device
 from minildm.engine.folder import read_config
 from minildm.engine.judges import SMALLEST_JUDGED, Judge, roughen, train_judge, verdicts
 from minildm.engine.presets import Settings
@@ -53,7 +54,8 @@ def evaluate(
     count = len(wanted)
     prompts = wanted.captions(settings.seed) + (held_out.captions(settings.seed) if held_out else [])
     start = time.monotonic()
-    images = model.generate(prompts, guidance=guidance, steps=steps, seed=settings.seed).cpu()
+    with autocast_to_sample(settings, choose_device()):
+        images = model.generate(prompts, guidance=guidance, steps=steps, seed=settings.seed).cpu()
     seconds = time.monotonic() - start
     result |= {"samples": len(prompts), "guidance": guidance, "steps": steps, "images_per_second": len(prompts) / seconds}
 
@@ -160,7 +162,7 @@ def find_judge(folder: Path, train: Data, settings: Settings) -> Judge | None:
             images, attributes = train.images[places], train.attributes[places]
         return roughen(to_float(images), generator), attributes
 
-    train_judge(judge, batch_of, JUDGE_STEPS)
+    train_judge(judge, batch_of, JUDGE_STEPS, precision=autocast_to_sample(settings, torch.device("cpu")))
     with written_whole(path) as aside:
         save_tensors(judge.state_dict(), aside)
     return judge

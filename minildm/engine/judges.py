@@ -1,5 +1,6 @@
 """Judges: small classifiers that read the attributes off a picture, to tell whether it follows its prompt."""
 
+import contextlib
 from collections.abc import Callable
 
 import torch
@@ -32,6 +33,7 @@ class Judge(nn.Module):
         self.convolutions = nn.Sequential(*layers, nn.Flatten())
         self.features_head = nn.Sequential(nn.Linear(before * (image_size // 16) ** 2, 128), nn.ReLU())
         self.answers = nn.Linear(128, sum(classes))
+        self.to(memory_format=torch.channels_last)
 
     def features(self, images: Tensor) -> Tensor:
         """What the answers are read from, N×128: the space in which the Fréchet distance is taken."""
@@ -47,7 +49,7 @@ def judge_loss(judge: Judge, images: Tensor, attributes: Tensor) -> Tensor:
     losses = []
     for logits, wanted in zip(judge(images), attributes.T, strict=True):
         if (wanted != NOT_APPLICABLE).any():
-            losses.append(F.cross_entropy(logits, wanted, ignore_index=NOT_APPLICABLE))
+            losses.append(F.cross_entropy(logits.float(), wanted, ignore_index=NOT_APPLICABLE))
     return torch.stack(losses).sum()
 
 
@@ -79,14 +81,26 @@ def roughen(images: Tensor, generator: torch.Generator, blur: float = 1.0, noise
     return images + noise * torch.randn(images.shape, generator=generator)
 
 
-def train_judge(judge: Judge, batch_of: Callable[[int], Batch], steps: int, lr: float = 2e-3) -> None:
-    """Train in place on `batch_of(0)`, `batch_of(1)`, …, the learning rate falling to zero along half a cosine."""
+def train_judge(
+    judge: Judge,
+    batch_of: Callable[[int], Batch],
+    steps: int,
+    lr: float = 2e-3,
+    precision: contextlib.AbstractContextManager | None = None,
+) -> None:
+    """Train in place on `batch_of(0)`, `batch_of(1)`, …, the learning rate falling to zero along half a cosine.
+
+    `precision` surrounds each forward pass; by default it is float32's.
+    """
     judge.train()
-    optimizer = torch.optim.AdamW(judge.parameters(), lr=lr)
+    optimizer = torch.optim.AdamW(judge.parameters(), lr=lr, fused=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for step in tqdm(range(steps), desc="judge", unit="step", dynamic_ncols=True):
         optimizer.zero_grad()
-        judge_loss(judge, *batch_of(step)).backward()
+        images, attributes = batch_of(step)
+        with precision or contextlib.nullcontext():
+            loss = judge_loss(judge, images, attributes)
+        loss.backward()
         optimizer.step()
         schedule.step()
     judge.eval()

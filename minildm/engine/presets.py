@@ -123,17 +123,27 @@ class Settings:
 
 
 def small(
-    image_size: int, channels: int, widths: tuple[int, ...], unet: UNetConfig, schedule: Schedule = "cosine", **text: int
+    image_size: int,
+    channels: int,
+    widths: tuple[int, ...],
+    unet: UNetConfig,
+    schedule: Schedule = "cosine",
+    middle_attention: bool = True,
+    **text: int,
 ) -> LatentDiffusionConfig:
     """A model for two CPU cores: an autoencoder of these widths, this U-Net, a text encoder as wide as its context."""
-    return LatentDiffusionConfig(
-        image_size=image_size,
-        autoencoder=AutoencoderConfig(image_channels=channels, widths=widths, groups=4, latent_channels=unet.in_channels),
-        unet=unet,
-        text=TextConfig(width=unet.context_width, **text),
-        schedule=schedule,
+    autoencoder = AutoencoderConfig(
+        image_channels=channels,
+        latent_channels=unet.in_channels,
+        widths=widths,
+        groups=widths[0] // 16,
+        middle_attention=middle_attention,
     )
+    text = TextConfig(width=unet.context_width, **text)
+    return LatentDiffusionConfig(image_size=image_size, autoencoder=autoencoder, unet=unet, text=text, schedule=schedule)
 
+
+WIDER = UNetConfig(widths=(96, 192), context_width=192, groups=6)
 
 PRESETS = {
     "shapes": (
@@ -156,10 +166,12 @@ PRESETS = {
             fit="pad",
             templates=("a handwritten {word}", "the digit {word}", "the number {label}, written by hand", "{word}"),
             minutes=5.0,
+            autoencoder_lr=2e-3,
             batch=32,
+            lr=1.5e-3,
             time_power=0.75,
             guidance=1.5,
-            model=small(32, 1, (16, 32, 64), UNetConfig(), vocabulary=640, length=12),
+            model=small(32, 1, (16, 32, 64), UNetConfig(), middle_attention=False, vocabulary=640, length=16),
         ),
     ),
     "cifar10": (
@@ -167,7 +179,7 @@ PRESETS = {
         Settings(
             data="uoft-cs/cifar10",
             minutes=60.0,
-            model=small(32, 3, (32, 64, 128), UNetConfig(widths=(96, 192), context_width=192), vocabulary=640, length=12),
+            model=small(32, 3, (32, 64, 128), WIDER, vocabulary=640, length=16),
         ),
     ),
     "emoji": (
@@ -175,7 +187,7 @@ PRESETS = {
         Settings(
             data="emoji",
             minutes=60.0,
-            model=small(64, 3, (16, 32, 64, 64), UNetConfig(widths=(96, 192), context_width=192), vocabulary=2048, length=24),
+            model=small(64, 3, (16, 32, 64, 64), WIDER, vocabulary=2048, length=24),
         ),
     ),
     "folder": (
@@ -183,7 +195,7 @@ PRESETS = {
         Settings(
             data="pictures",
             minutes=60.0,
-            model=small(64, 3, (16, 32, 64, 64), UNetConfig(widths=(96, 192), context_width=192), vocabulary=2048, length=24),
+            model=small(64, 3, (16, 32, 64, 64), WIDER, vocabulary=2048, length=24),
         ),
     ),
 }

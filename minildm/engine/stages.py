@@ -1,6 +1,5 @@
 """The two stages of training: first the autoencoder, then the denoiser with its text encoder, on cached latents."""
 
-import contextlib
 import copy
 import math
 from collections.abc import Iterator
@@ -12,9 +11,10 @@ from torch import Tensor, nn
 from minildm.autoencoder import autoencoder_loss
 from minildm.ema import EMA
 from minildm.engine.data import Data, to_float
+from minildm.engine.device import autocast
 from minildm.engine.presets import Settings
 from minildm.engine.seeds import seeded
-from minildm.files import fill
+from minildm.files import copy_like, fill
 from minildm.gaussian import Gaussian
 from minildm.ldm import LatentDiffusion
 
@@ -59,9 +59,11 @@ class Stage:
         with autocast(self.settings, self.device):
             loss = self.loss(self.places(step), seeded(self.settings.seed, self.name, step))
         loss.backward()
-        norm = nn.utils.clip_grad_norm_(self.parameters, self.settings.clip)
+        norm = nn.utils.get_total_norm([parameter.grad for parameter in self.parameters if parameter.grad is not None])
         if not torch.isfinite(loss.detach() + norm):
             raise Diverged(f"{self.name}: the loss became {loss:g} at step {step + 1}, its gradient's length {norm:g}")
+        if norm > self.settings.clip:
+            nn.utils.clip_grads_with_norm_(self.parameters, self.settings.clip, norm)
         self.optimizer.step()
         return loss.detach()
 
@@ -110,6 +112,8 @@ class Stage:
             raise ValueError(f"{path} holds no state of the {self.name} as config.json describes it: restore it")
         for name, module in self.modules().items():
             fill(module, parts[name], path)
+        for number, values in state.items():
+            values |= {kind: copy_like(self.parameters[number], values[kind]) for kind in ("exp_avg", "exp_avg_sq")}
         self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
 
     def trial(self) -> "Stage":
@@ -187,11 +191,6 @@ def rate_factor(step: int, steps: int, warmup: int) -> float:
         return (step + 1) / warmup
     progress = (step - warmup) / max(1, steps - warmup)
     return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress))
-
-
-def autocast(settings: Settings, device: torch.device) -> contextlib.AbstractContextManager:
-    """bf16 inside the networks if the settings say so. Weights, sums and the loss stay float32."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16")
 
 
 @torch.no_grad()

@@ -18,7 +18,7 @@ from minildm.engine import checkpoints, plots, shapes
 from minildm.engine.checkpoints import Checkpoint
 from minildm.engine.clock import Clock
 from minildm.engine.data import Data, balanced, draw_shapes, fingerprint, load
-from minildm.engine.device import check_memory, choose_device, native_bf16
+from minildm.engine.device import autocast_to_sample, check_memory, choose_device, native_bf16
 from minildm.engine.errors import UserError
 from minildm.engine.folder import Metrics, Origin, held, read_config, write_config
 from minildm.engine.plan import plan
@@ -151,9 +151,9 @@ class Run:
                 f"data {settings.data!r} have changed since the run began, from {origin.pictures} training pictures to "
                 f"{present.pictures} others: name a copy of the old ones with --data, or start afresh with another --out"
             )
-        for name in now if origin else ():
-            if getattr(origin, name) != now[name]:
-                began = f"the run began with {name}={getattr(origin, name)}, now {now[name]}"
+        for name, value in now.items():
+            if origin and getattr(origin, name) != value:
+                began = f"the run began with {name}={getattr(origin, name)}, now {value}"
                 warnings.warn(f"{began}: expect its result, but not bit for bit", stacklevel=2)
         return present
 
@@ -249,9 +249,10 @@ class Run:
     def preview(self, stage: DenoiserStage, done: int) -> Tensor:
         """Draw the same prompts from the same noise with the averaged weights, and save them."""
         settings = self.settings
-        images = stage.ema.average.generate(
-            self.prompts, guidance=settings.guidance, steps=settings.sample_steps, seed=settings.seed
-        )
+        with autocast_to_sample(settings, stage.device):
+            images = stage.ema.average.generate(
+                self.prompts, guidance=settings.guidance, steps=settings.sample_steps, seed=settings.seed
+            )
         (self.folder / "samples").mkdir(exist_ok=True)
         plots.save_grid(images, self.folder / "samples" / f"{done:06d}.png")
         return images

@@ -1,0 +1,90 @@
+"""The measurements of `minildm bench` count what they say they count. No test here looks at how long anything takes."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import TINY
+from torch import Tensor, nn
+
+from minildm.engine import bench
+from minildm.engine.cli import main
+from minildm.engine.presets import PRESETS, Settings
+from minildm.engine.stages import Stage
+
+
+class Convolution(Stage):
+    """Trains one convolution, 4 → 6 channels, on 2 maps of 8×8."""
+
+    def __init__(self) -> None:
+        super().__init__("one", nn.Conv2d(4, 6, 3, padding=1), 2, 10, 2, 0.1, Settings(precision="float32"))
+
+    def loss(self, places: Tensor, generator: torch.Generator) -> Tensor:
+        return self.network(torch.ones(2, 4, 8, 8)).square().mean()
+
+
+def test_a_step_of_one_convolution_is_counted_by_hand() -> None:
+    forward = 2 * 9 * 4 * 6 * 8 * 8 * 2  # a multiplication and an addition for each weight, at each place of each map
+    assert bench.gflop(Convolution()) == pytest.approx(2 * forward / 1e9)  # the weights' gradient costs the same, x needs none
+
+
+def test_the_profile_finds_where_the_time_goes() -> None:
+    shares = bench.profile(Convolution(), steps=2)
+    assert sum(shares.values()) == pytest.approx(1)
+    assert shares["convolutions"] > 0 and "softmax" not in shares
+    assert list(shares.values()) == sorted(shares.values(), reverse=True)
+
+
+def test_what_must_be_held_is_counted_from_the_tensors() -> None:
+    settings = dataclasses.replace(PRESETS["shapes"][1], model=TINY, batch=8, autoencoder_batch=8)
+    model, _, denoiser = bench.stages(settings)
+    count = sum(parameter.numel() for parameter in model.parameters())
+    trained = count - sum(parameter.numel() for parameter in model.autoencoder.parameters())
+    held = bench.must_hold(denoiser)
+    assert held["weights and their average"] == 2 * 4 * count
+    assert (held["gradients"], held["moments"]) == (4 * trained, 2 * 4 * trained)
+    denoiser.places = lambda step, places=denoiser.places: places(step).repeat(2)
+    twice = bench.must_hold(denoiser)["activations"]
+    assert 1.8 * held["activations"] < twice < 2 * held["activations"] + 1  # twice the batch; bf16 weights stay
+
+
+def test_medians_and_extremes() -> None:
+    assert bench.Timing([2.0, 1.0, 4.0]).rate(8) == "4 (2 to 8)"
+
+
+def test_bench_prints_a_page_and_a_document(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    settings = dataclasses.replace(PRESETS["shapes"][1], model=TINY, batch=8, autoencoder_batch=8)
+    monkeypatch.setitem(PRESETS, "shapes", ("tiny", settings))
+    monkeypatch.setattr(bench, "ceiling", lambda device: {"float32 convolution": 123.0})
+    monkeypatch.setattr(bench, "timed", lambda work, *_, **options: (work(), bench.Timing([0.5, 0.25, 1.0]))[1])
+    assert main(["bench", "shapes", "--batch", "16", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["batch"] == 16 and result["denoiser"]["gflop_per_second"] == pytest.approx(2 * result["denoiser"]["gflop"])
+    page = bench.page(result)
+    assert "32 (16 to 64) images/s in steps of 16" in page
+    assert main(["bench", "shapes"]) == 0
+    assert "GFLOP/s at most" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only GNU's C library has mallopt")
+def test_freed_memory_is_kept() -> None:
+    """Pages that are handed out anew cause faults; blocks that are kept cause none."""
+    script = """
+import resource, sys
+from minildm.engine.memory import keep_freed_memory
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(50):
+        blocks = [bytearray(size << 20) for size in (40, 3, 60, 5)]
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+first = faults()
+keep_freed_memory()
+faults()
+print(first, faults())
+"""
+    run = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
+    before, after = map(int, run.stdout.split())
+    assert after < before / 20
