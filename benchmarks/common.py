@@ -14,7 +14,7 @@ from minildm.engine.data import Data, load
 from minildm.engine.device import choose_device, native_bf16
 from minildm.engine.folder import read_config
 from minildm.engine.presets import PRESETS, Settings
-from minildm.engine.stages import encode_all
+from minildm.engine.stages import encode_all, joined
 from minildm.gaussian import Gaussian
 from minildm.ldm import LatentDiffusion
 
@@ -45,9 +45,7 @@ def open_run(folder: Path) -> tuple[Settings, LatentDiffusion, Data, Data, Gauss
     """A run's settings, model, training and test data, and the latents of the training pictures."""
     (settings, _), model = read_config(folder), LatentDiffusion.load(folder)
     train, test = load(settings)
-    parts = list(encode_all(model, train.images, settings))
-    latents = Gaussian(torch.cat([part.mean for part in parts]), torch.cat([part.log_var for part in parts]))
-    return settings, model, train, test, latents
+    return settings, model, train, test, joined(encode_all(model, train.images, settings))
 
 
 def machine() -> str:

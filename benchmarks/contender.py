@@ -164,7 +164,8 @@ def sampler(settings: Settings, who: str, batch: int) -> tuple[nn.Module, Work]:
 
     def draw() -> Tensor:
         with theirs(settings, who):
-            return pipeline(prompts, num_inference_steps=20, guidance_scale=3.0, output_type="pt").images
+            options = {"height": config.image_size, "width": config.image_size, "output_type": "pt"}
+            return pipeline(prompts, num_inference_steps=20, guidance_scale=3.0, **options).images
 
     return pipeline.unet, draw
 

@@ -28,8 +28,7 @@ from minildm.engine.judges import verdicts
 from minildm.engine.memory import keep_freed_memory
 from minildm.engine.plan import plan
 from minildm.engine.presets import PRESETS, Settings
-from minildm.engine.stages import AutoencoderStage, DenoiserStage, Stage, encode_all
-from minildm.gaussian import Gaussian
+from minildm.engine.stages import AutoencoderStage, DenoiserStage, Stage, encode_all, joined
 from minildm.ldm import LatentDiffusion
 from minildm.text import Tokenizer
 
@@ -90,6 +89,12 @@ def run_stage(stage: Stage, examiner: Examiner, looks: set[int]) -> None:
             examiner.look(stage.ema.average, step + 1)
 
 
+def shown(arguments: list[str]) -> list[str]:
+    """The arguments, places on this machine's disk by another name."""
+    names = {"--data": "DIR", "--judge": "RUN", "--json": "FILE"}
+    return [names.get(before, word) for before, word in zip(["", *arguments[:-1]], arguments, strict=True)]
+
+
 def main() -> None:
     keep_freed_memory()
     chosen = tyro.cli(Quality, default=Quality(PRESETS[sys.argv[1]][1], Path()), args=sys.argv[2:])
@@ -108,17 +113,13 @@ def main() -> None:
     restored = examiner.distance(reconstruct(model, examiner.real))
     print(f"autoencoder: {examiner.seconds:.1f} s, {settings.autoencoder_steps} steps, reconstructions {restored:.2f} floors")
     start = time.monotonic()
-    parts = list(encode_all(model, train.images, settings))
-    latents = Gaussian(torch.cat([part.mean for part in parts]), torch.cat([part.log_var for part in parts]))
-    model.autoencoder.fit_scale(latents)
-    scale = model.autoencoder.scale
-    latents = Gaussian(latents.mean * scale, latents.log_var + 2 * scale.log())
+    latents = joined(encode_all(model, train.images, settings), model.autoencoder)
     examiner.seconds += time.monotonic() - start
     print(f"caching: {time.monotonic() - start:.1f} s", flush=True)
     stage = DenoiserStage(model, latents, train, settings)
     run_stage(stage, examiner, {settings.steps * place // chosen.points for place in range(1, chosen.points + 1)})
     document = {
-        "command": f"python benchmarks/quality.py {' '.join(sys.argv[1:])}",
+        "command": f"python benchmarks/quality.py {' '.join(shown(sys.argv[1:]))}",
         "machine": machine(),
         "autoencoder": {"seconds": autoencoder_seconds, "steps": settings.autoencoder_steps, "floors": restored},
         "steps": settings.steps,

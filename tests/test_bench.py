@@ -51,6 +51,16 @@ def test_what_must_be_held_is_counted_from_the_tensors() -> None:
     assert 1.8 * held["activations"] < twice < 2 * held["activations"] + 1  # twice the batch; bf16 weights stay
 
 
+@pytest.mark.parametrize("precision", ["bf16", "float32"])
+def test_stages_compute_in_the_precision_that_is_asked_for(precision: str) -> None:
+    settings = dataclasses.replace(PRESETS["shapes"][1], model=TINY, batch=8, autoencoder_batch=8, precision=precision)
+    seen = set()
+    model, _, denoiser = bench.stages(settings)
+    model.unet.first.register_forward_hook(lambda layer, inputs, output: seen.add(output.dtype))
+    denoiser.step(0)
+    assert seen == {torch.bfloat16 if precision == "bf16" else torch.float32}
+
+
 def test_medians_and_extremes() -> None:
     assert bench.Timing([2.0, 1.0, 4.0]).rate(8) == "4 (2 to 8)"
 

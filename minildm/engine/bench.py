@@ -85,7 +85,8 @@ def ceiling(device: torch.device, seconds: float = 0.3) -> dict[str, float]:
 
 def stages(settings: Settings) -> tuple[LatentDiffusion, AutoencoderStage, DenoiserStage]:
     """A preset's model and both stages of its training, on random pictures under its first template's captions."""
-    settings = dataclasses.replace(settings, precision="bf16" if native_bf16(choose_device()) else "float32")
+    if settings.precision == "auto":
+        settings = dataclasses.replace(settings, precision="bf16" if native_bf16(choose_device()) else "float32")
     config, count = settings.model, max(settings.batch, settings.autoencoder_batch) * 4
     generator = torch.Generator().manual_seed(0)
     shape = (count, config.autoencoder.image_channels, config.image_size, config.image_size)

@@ -2,13 +2,13 @@
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from minildm.autoencoder import autoencoder_loss
+from minildm.autoencoder import Autoencoder, autoencoder_loss
 from minildm.ema import EMA
 from minildm.engine.data import Data, to_float
 from minildm.engine.device import autocast
@@ -201,3 +201,15 @@ def encode_all(model: LatentDiffusion, images: Tensor, settings: Settings, batch
         with autocast(settings, device):
             latents = model.encode(to_float(some).to(device))
         yield Gaussian(latents.mean.cpu(), latents.log_var.cpu())
+
+
+def joined(parts: Iterable[Gaussian], to_fit: Autoencoder | None = None) -> Gaussian:
+    """All latents in one. The autoencoder `to_fit` gets the scale with which they have variance 1, and they with it."""
+    parts = list(parts)
+    latents = Gaussian(torch.cat([part.mean for part in parts]), torch.cat([part.log_var for part in parts]))
+    if to_fit is None:
+        return latents
+    before = to_fit.scale.clone().cpu()
+    to_fit.fit_scale(latents)
+    change = to_fit.scale.cpu() / before
+    return Gaussian(latents.mean * change, latents.log_var + 2 * change.log())

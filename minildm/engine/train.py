@@ -24,7 +24,7 @@ from minildm.engine.folder import Metrics, Origin, held, read_config, write_conf
 from minildm.engine.plan import plan
 from minildm.engine.presets import Settings
 from minildm.engine.sources import located
-from minildm.engine.stages import AutoencoderStage, DenoiserStage, Diverged, Stage, encode_all
+from minildm.engine.stages import AutoencoderStage, DenoiserStage, Diverged, Stage, encode_all, joined
 from minildm.files import fill
 from minildm.gaussian import Gaussian
 from minildm.ldm import LatentDiffusion
@@ -235,16 +235,8 @@ class Run:
 
     def cache(self, model: LatentDiffusion, train: Data, fit_scale: bool) -> Gaussian:
         """Encode every picture once, and set the scale that gives the latents variance 1."""
-        parts = list(
-            tqdm(encode_all(model, train.images, self.settings), desc="caching", total=-(-len(train) // 250), unit="batch")
-        )
-        latents = Gaussian(torch.cat([part.mean for part in parts]), torch.cat([part.log_var for part in parts]))
-        if not fit_scale:
-            return latents
-        before = model.autoencoder.scale.clone().cpu()
-        model.autoencoder.fit_scale(latents)
-        change = model.autoencoder.scale.cpu() / before
-        return Gaussian(latents.mean * change, latents.log_var + 2 * change.log())
+        parts = tqdm(encode_all(model, train.images, self.settings), desc="caching", total=-(-len(train) // 250), unit="batch")
+        return joined(parts, model.autoencoder if fit_scale else None)
 
     def preview(self, stage: DenoiserStage, done: int) -> Tensor:
         """Draw the same prompts from the same noise with the averaged weights, and save them."""
