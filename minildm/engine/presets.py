@@ -166,6 +166,7 @@ PRESETS = {
             fit="pad",
             templates=("a handwritten {word}", "the digit {word}", "the number {label}, written by hand", "{word}"),
             minutes=5.0,
+            autoencoder_share=0.18,
             autoencoder_lr=2e-3,
             batch=32,
             lr=1.5e-3,
