@@ -65,6 +65,7 @@ def test_medians_and_extremes() -> None:
     assert bench.Timing([2.0, 1.0, 4.0]).rate(8) == "4 (2 to 8)"
 
 
+@pytest.mark.slow
 def test_bench_prints_a_page_and_a_document(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     settings = dataclasses.replace(PRESETS["shapes"][1], model=TINY, batch=8, autoencoder_batch=8)
     monkeypatch.setitem(PRESETS, "shapes", ("tiny", settings))
