@@ -10,8 +10,9 @@ from PIL import Image
 
 from minildm.engine import plots
 from minildm.engine.evaluate import KEYS
+from minildm.engine.memory import peak_memory
 from minildm.engine.presets import Settings
-from minildm.engine.report import judge_table, peak_memory, write_report
+from minildm.engine.report import judge_table, write_report
 
 
 def judged(**values) -> dict:

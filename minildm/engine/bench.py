@@ -2,9 +2,7 @@
 
 import copy
 import dataclasses
-import resource
 import statistics
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -15,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from minildm.engine.data import Data
 from minildm.engine.device import autocast, autocast_to_sample, choose_device, native_bf16
+from minildm.engine.memory import peak_memory
 from minildm.engine.presets import Settings
 from minildm.engine.stages import AutoencoderStage, DenoiserStage, Stage
 from minildm.gaussian import Gaussian
@@ -121,7 +120,7 @@ def profile(stage: Stage, steps: int = 10) -> dict[str, float]:
     return {kind: amount / shares.total() for kind, amount in shares.most_common()}
 
 
-def data_share(stage: DenoiserStage, repeats: int = 20) -> float:
+def seconds_for_data(stage: DenoiserStage) -> float:
     """Seconds that a step spends on choosing and gathering its examples, before any network runs."""
 
     def gather() -> None:
@@ -150,15 +149,10 @@ def must_hold(stage: DenoiserStage) -> dict[str, int]:
     return {"weights and their average": 2 * weights, "gradients": trained, "moments": 2 * trained, "activations": activations}
 
 
-def peak_of_process() -> int:
-    """The most memory, in bytes, that this process has held so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
 def bench(name: str, settings: Settings) -> dict:
     """All of it, as one document of plain values; `page` makes it readable."""
     device = choose_device()
-    before = peak_of_process()
+    before = peak_memory()
     model, autoencoder, denoiser = stages(settings)
     result: dict = {"preset": name, "batch": settings.batch, "autoencoder_batch": settings.autoencoder_batch}
     held = must_hold(denoiser)
@@ -166,10 +160,11 @@ def bench(name: str, settings: Settings) -> dict:
         count, work = iter(range(10**9)), gflop(stage)
         took = timed(lambda stage=stage, count=count: stage.step(next(count)), device, 6.0)
         result[stage.name] = {"seconds": took.seconds, "gflop": work, "gflop_per_second": work / took.median}
-    peak = peak_of_process() - before
+        if stage is denoiser:  # before the other stage adds its own
+            peak = None if before is None else round((peak_memory() - before) * 1e9)
     result["memory"] = {**held, "peak beyond the start": peak}
     result["profile"] = profile(denoiser)
-    result["data"] = data_share(denoiser)
+    result["data"] = seconds_for_data(denoiser)
     texts = ["a cat"] * 32
     with autocast_to_sample(denoiser.settings, device):
         draw = timed(lambda: model.generate(texts, guidance=settings.guidance, steps=20), device, 4.0, warm=1)
@@ -199,6 +194,7 @@ def page(result: dict) -> str:
     lines += ["", f"choosing and gathering its examples takes {result['data'] / step:.1%} of a step"]
     memory = dict(result["memory"])
     peak, needed = memory.pop("peak beyond the start"), sum(memory.values())
-    lines += ["", f"memory: {needed / 1e6:.0f} MB must be held by a denoiser step, {peak / 1e6:.0f} MB were, beyond the start"]
+    were = "" if peak is None else f", {peak / 1e6:.0f} MB were, beyond the start"
+    lines += ["", f"memory: {needed / 1e6:.0f} MB must be held by a denoiser step{were}"]
     lines += [f"  {what:40} {size / 1e6:5.0f} MB" for what, size in memory.items()]
     return "\n".join(lines)

@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import sys
 
 
 def keep_freed_memory() -> None:
@@ -15,3 +16,13 @@ def keep_freed_memory() -> None:
         M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
         mallopt(M_MMAP_MAX, 0)
+
+
+def peak_memory() -> float | None:
+    """The most memory the process held so far, in GB; None where the system does not tell (Windows)."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most / (1e9 if sys.platform == "darwin" else 1e9 / 1024)

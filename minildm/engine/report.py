@@ -1,11 +1,11 @@
 """report.md: what a run made, how long it took and how good it is."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 from minildm.engine import plots
+from minildm.engine.memory import peak_memory
 from minildm.engine.presets import Settings
 from minildm.files import write_text
 
@@ -87,13 +87,3 @@ def share(judged: dict[str, Any], name: str) -> str:
 
 def number(value: float | None, form: str) -> str:
     return "" if value is None else format(value, form)
-
-
-def peak_memory() -> float | None:
-    """The most memory the process held so far, in GB; None where the system does not tell (Windows)."""
-    try:
-        import resource
-    except ImportError:
-        return None
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most / (1e9 if sys.platform == "darwin" else 1e9 / 1024)
