@@ -6,7 +6,9 @@ export PYTHONDONTWRITEBYTECODE := 1
 export TOKENIZERS_PARALLELISM := false
 OFFLINE := HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1
 
-.PHONY: demo check test clean help
+CODE := minildm tests benchmarks exercises solutions tools
+
+.PHONY: demo check test chapters clean help
 
 help:  ## show this list
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /	/'
@@ -15,14 +17,20 @@ demo: $(STAMP)  ## train the shapes model, judge it, draw it
 	$(BIN)/python -m minildm demo
 
 check: $(STAMP)  ## style and the quick tests
-	$(BIN)/ruff check minildm tests benchmarks
-	$(BIN)/ruff format --check minildm tests benchmarks
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/ruff format --check $(CODE)
 	$(OFFLINE) $(BIN)/python -m pytest -q -m "not slow"
 
-test: $(STAMP)  ## style and all tests
-	$(BIN)/ruff check minildm tests benchmarks
-	$(BIN)/ruff format --check minildm tests benchmarks
+test: $(STAMP)  ## style, all tests, every chapter
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/ruff format --check $(CODE)
 	$(OFFLINE) $(BIN)/python -m pytest -q
+	$(OFFLINE) $(BIN)/python -m pytest -q --nbval-lax --nbval-current-env --nbval-cell-timeout 300 chapters
+
+chapters: $(STAMP)  ## run every chapter from the top and save it with its outputs
+	$(OFFLINE) $(BIN)/python tools/run_chapters.py
+	$(BIN)/python tools/ledger.py
+	$(BIN)/python tools/readme_table.py
 
 $(STAMP): requirements.txt pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "minildm needs Python 3.11 or later: install it, or name it with make PYTHON=/path/to/python3"; exit 2; }

@@ -1,4 +1,4 @@
-"""The forward process: noise added in closed form (chapter 06)."""
+"""The forward process: noise added step by step, or at once in closed form (chapter 06)."""
 
 import dataclasses
 import math
@@ -6,7 +6,8 @@ import math
 import torch
 from torch import Tensor
 
-from minildm.gaussian import per_example
+from minildm.elbo import Mixture
+from minildm.gaussian import Gaussian, per_example
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,9 +54,10 @@ class NoiseSchedule:
         return cls(torch.cat([beta.new_zeros(1), beta]))
 
     def rescaled_to_zero_snr(self) -> "NoiseSchedule":
-        """The same schedule, shifted and stretched in √ᾱ so that ᾱ_T = 0 while ᾱ_1 stays.
+        """The same schedule, shifted and stretched in a = √ᾱ so that ᾱ_T = 0 while ᾱ_1 stays.
 
-        The last step then holds no signal at all, as sampling assumes when it starts from pure noise.
+        a'_t = a_1 (a_t − a_T)/(a_1 − a_T) for t = 1 … T, Eq. (06.8). The last step then holds no signal at all, as sampling
+        assumes when it starts from pure noise.
         Source: Lin et al. 2023 (arXiv:2305.08891), algorithm 1.
         """
         root = self.alpha_bar[1:].sqrt()
@@ -79,23 +81,23 @@ class NoiseSchedule:
         return bool(self.beta[-1] == 1)
 
     def signal(self, t: Tensor) -> Tensor:
-        """The signal rate a_t = √ᾱ_t, float64, shaped like t."""
+        """The signal rate a_t = √ᾱ_t with ᾱ_t = ∏_{s ≤ t} (1 − β_s), Eq. (06.2), float64, shaped like t."""
         return self._look_up("signal", t)
 
     def noise(self, t: Tensor) -> Tensor:
-        """The noise rate σ_t = √(1 − ᾱ_t), float64, shaped like t."""
+        """The noise rate σ_t = √(1 − ᾱ_t), Eq. (06.3), float64, shaped like t."""
         return self._look_up("noise", t)
 
     def snr(self, t: Tensor) -> Tensor:
-        """The signal-to-noise ratio a_t²/σ_t²; infinite at t = 0."""
+        """The signal-to-noise ratio a_t²/σ_t², Eq. (06.5); infinite at t = 0."""
         return (self.signal(t) / self.noise(t)) ** 2
 
     def log_snr(self, t: Tensor) -> Tensor:
-        """λ_t = log(a_t/σ_t), half the logarithm of the SNR; +∞ at t = 0, −∞ at zero terminal SNR."""
+        """λ_t = log(a_t/σ_t), half the logarithm of the SNR, Eq. (06.6); +∞ at t = 0, −∞ at zero terminal SNR."""
         return torch.log(self.signal(t)) - torch.log(self.noise(t))
 
     def _look_up(self, rate: str, t: Tensor) -> Tensor:
-        """The table's entry for integer t; between integers, the rate whose λ is linearly interpolated.
+        """The table's entry for integer t; between integers, the rate whose λ is linearly interpolated, Eq. (06.7).
 
         Raises ValueError for t outside 0..T and for real t in (0, 1), where λ has no finite end.
         """
@@ -130,6 +132,26 @@ def steps(T: int) -> int:
     return int(T)
 
 
+def forward_step(schedule: NoiseSchedule, x: Tensor, t: Tensor) -> Gaussian:
+    """One step of the chain, q(x_t | x_{t−1}) = N(√(1 − β_t) x_{t−1}, β_t I), Eq. (06.1).
+
+    Args:
+        x: x_{t−1}, N×....
+        t: integer times in 1..T, shape N or a single one: where the step ends.
+
+    Returns: a Gaussian over N×..., its log-variance N×1×…×1, or a single number for a single t.
+
+    Raises:
+        ValueError: t outside 1..T, or no integer.
+
+    Source: Ho et al. 2020 (arXiv:2006.11239), Eq. 2.
+    """
+    if t.is_floating_point() or (t.numel() and not bool((t >= 1).all() and (t <= schedule.T).all())):
+        raise ValueError(f"a step ends at an integer t in 1..{schedule.T}, not at {t.tolist()}")
+    beta = schedule.beta.to(t.device)[t]
+    return Gaussian(per_example((1 - beta).sqrt(), x) * x, per_example(torch.log(beta), x))
+
+
 def q_sample(schedule: NoiseSchedule, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
     """Draw x_t from q(x_t | x_0), Eq. (06.4): x_t = √ᾱ_t x_0 + √(1 − ᾱ_t) ε.
 
@@ -149,3 +171,20 @@ def q_sample(schedule: NoiseSchedule, x0: Tensor, t: Tensor, noise: Tensor) -> T
         raise ValueError(f"noise of shape {tuple(noise.shape)} for data of shape {tuple(x0.shape)}: they must agree")
     a, s = schedule.signal(t), schedule.noise(t)  # N
     return per_example(a, x0) * x0 + per_example(s, x0) * noise
+
+
+def noisy_mixture(schedule: NoiseSchedule, data: Mixture, t: Tensor) -> Mixture:
+    """The density of x_t when x_0 is drawn from a mixture, Eq. (06.9): q(x_t) = Σ_k π_k N(a_t μ_k, a_t² s_k² + σ_t²).
+
+    Args:
+        data: of x_0, with means μ_k and variances s_k²; a variance of 0 (log-variance −∞) is allowed for t > 0.
+        t: a single time in 0..T.
+
+    Returns: the mixture at t, in which everything that the chain does to the data can be computed.
+
+    Raises ValueError for more than one time, or one out of range.
+    """
+    if t.numel() != 1:
+        raise ValueError(f"a mixture has one time, not {t.numel()}: call this once for each")
+    a, s = (rate.reshape(()).to(data.means) for rate in (schedule.signal(t), schedule.noise(t)))
+    return Mixture(data.weights, a * data.means, torch.logaddexp(2 * torch.log(a) + data.log_vars, 2 * torch.log(s)))

@@ -7,7 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from minildm.schedule import NoiseSchedule, q_sample
+from minildm.elbo import Mixture
+from minildm.gaussian import Gaussian, add, affine
+from minildm.schedule import NoiseSchedule, forward_step, noisy_mixture, q_sample
 
 MAKERS = {
     "linear": NoiseSchedule.linear,
@@ -212,3 +214,209 @@ def test_noise_shaped_unlike_the_data_is_refused():
 def test_a_schedule_is_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
         NoiseSchedule.linear(10).beta = torch.zeros(3)
+
+
+# The chapter's equations, each against something that shares no code with it
+
+STEPS = 12
+
+
+def short() -> NoiseSchedule:
+    """A dozen coarse steps, no two alike."""
+    return NoiseSchedule(torch.cat([torch.zeros(1), torch.linspace(0.03, 0.6, STEPS) ** 1.3]).double())
+
+
+def by_hand(schedule: NoiseSchedule) -> tuple[Tensor, Tensor]:
+    """Mean of x_t for x_0 = 1, and variance, at every t: chapter 01's moves, step by step, from all mass at 1."""
+    at = Gaussian(torch.ones(1, 1, dtype=torch.float64), torch.full((1, 1), -math.inf, dtype=torch.float64))
+    path = [at]
+    for beta in schedule.beta[1:]:
+        at = add(affine(at, math.sqrt(1 - beta)), Gaussian(torch.zeros_like(at.mean), torch.log(beta).expand(1, 1)))
+        path.append(at)
+    return torch.cat([place.mean[0] for place in path]), torch.cat([place.log_var[0] for place in path]).exp()
+
+
+@pytest.mark.equation("06.1")
+def test_one_step_has_the_density_of_its_shrunken_and_noised_start():
+    """Against torch.distributions, each example at a time of its own: N×2×3."""
+    schedule = short()
+    x, after = torch.randn(2, STEPS, 2, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    t = torch.arange(1, STEPS + 1)
+    got = forward_step(schedule, x, t)
+    for i, beta in enumerate(schedule.beta[1:].tolist()):
+        wanted = torch.distributions.Normal(x[i] * math.sqrt(1 - beta), math.sqrt(beta)).log_prob(after[i]).sum()
+        torch.testing.assert_close(got.log_prob(after)[i], wanted)
+    assert got.log_var.shape == (STEPS, 1, 1)
+    one = forward_step(schedule, x, torch.tensor(3))
+    torch.testing.assert_close(one.mean[2], got.mean[2])
+    torch.testing.assert_close(one.log_var.reshape(()), got.log_var[2].reshape(()))
+
+
+def test_a_step_keeps_unit_variance_and_leaves_noise_in_place():
+    """E[x_t²] for x_{t−1} ~ N(0, 1), by quadrature over x_{t−1}, and Var ½ + ½β for a start of variance ½."""
+    schedule, line = short(), torch.linspace(-9, 9, 3001, dtype=torch.float64)[:, None]
+    for start, wanted in ((1.0, lambda beta: 1.0), (0.5, lambda beta: 0.5 + 0.5 * beta)):
+        weight = torch.distributions.Normal(line.new_zeros(()), math.sqrt(start)).log_prob(line[:, 0]).exp()
+        found = []
+        for t in range(1, STEPS + 1):
+            step = forward_step(schedule, line, torch.tensor(t))
+            found.append(torch.trapezoid(weight * (step.mean**2 + step.log_var.exp())[:, 0], line[:, 0]).item())
+        assert found == pytest.approx([wanted(beta) for beta in schedule.beta[1:].tolist()], rel=1e-8)
+
+
+@pytest.mark.equation("06.2")
+def test_the_signal_rate_is_what_the_steps_leave_of_one():
+    schedule = short()
+    torch.testing.assert_close(schedule.signal(every(schedule)), by_hand(schedule)[0], rtol=1e-12, atol=0)
+
+
+@pytest.mark.equation("06.3")
+def test_the_noise_rate_is_the_deviation_that_the_steps_add_up_to():
+    schedule = short()
+    torch.testing.assert_close(schedule.noise(every(schedule)), by_hand(schedule)[1].sqrt(), rtol=1e-12, atol=0)
+
+
+@pytest.mark.equation("06.4")
+def test_a_jump_is_distributed_as_the_walk():
+    """x_t is affine in ε: its value at ε = 0 is the mean, what ε = 1 adds is the deviation. Every t is an example."""
+    schedule = short()
+    mean, variance = by_hand(schedule)
+    x0 = torch.full((STEPS + 1, 2), 1.7, dtype=torch.float64)
+    still = q_sample(schedule, x0, every(schedule), torch.zeros_like(x0))
+    pushed = q_sample(schedule, x0, every(schedule), torch.ones_like(x0))
+    torch.testing.assert_close(still, 1.7 * mean[:, None].expand(-1, 2))
+    torch.testing.assert_close(pushed - still, variance.sqrt()[:, None].expand(-1, 2))
+
+
+def drawn_rates(schedule: NoiseSchedule, data: Tensor) -> tuple[Tensor, Tensor]:
+    """Variance that data and noise contribute to x_t at every t ≥ 1, measured on q_sample: data alone, then noise alone."""
+    size = (STEPS, len(data))
+    t, nothing = torch.arange(1, STEPS + 1), torch.zeros(size, dtype=torch.float64)
+    signal = q_sample(schedule, data.expand(size), t, nothing).var(1, correction=0)
+    return signal, q_sample(schedule, nothing, t, data.expand(size)).var(1, correction=0)
+
+
+@pytest.mark.equation("06.5")
+def test_the_snr_is_the_quotient_of_the_variances_of_data_and_noise():
+    schedule = short()
+    data = torch.randn(500, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    signal, noise = drawn_rates(schedule, data)
+    torch.testing.assert_close(schedule.snr(torch.arange(1, STEPS + 1)), signal / noise)
+
+
+@pytest.mark.equation("06.6")
+def test_the_log_snr_leads_back_to_the_rates_by_a_sigmoid():
+    """a² = sigmoid(2λ) and σ² = sigmoid(−2λ), with a and σ of the walk."""
+    schedule = short()
+    mean, variance = by_hand(schedule)
+    log_snr = schedule.log_snr(torch.arange(1, STEPS + 1))
+    torch.testing.assert_close(1 / (1 + torch.exp(-2 * log_snr)), mean[1:] ** 2)
+    torch.testing.assert_close(1 / (1 + torch.exp(2 * log_snr)), variance[1:])
+
+
+@pytest.mark.equation("06.7")
+def test_between_two_steps_the_rates_quotient_is_a_weighted_geometric_mean():
+    """A straight line in λ = log(a/σ) is a geometric mean of a/σ; with a² + σ² = 1 that fixes both rates."""
+    schedule = short()
+    mean, variance = by_hand(schedule)
+    quotient = mean / variance.sqrt()
+    for weight in (0.0, 0.25, 0.8):
+        t = torch.arange(1, STEPS)
+        ratio = quotient[t] ** (1 - weight) * quotient[t + 1] ** weight
+        torch.testing.assert_close(schedule.signal(t + weight), ratio / torch.sqrt(1 + ratio**2))
+        torch.testing.assert_close(schedule.noise(t + weight), 1 / torch.sqrt(1 + ratio**2))
+
+
+@pytest.mark.equation("06.8")
+def test_the_rescaled_rates_lie_on_a_line_through_zero_at_the_end():
+    """Every a'_t by linear interpolation between the two points that are prescribed, (a_T, 0) and (a_1, a_1)."""
+    before = short()
+    after = before.rescaled_to_zero_snr()
+    a = by_hand(before)[0][1:]
+    share = (a - a[-1]) / (a[0] - a[-1])  # 1 at t = 1, 0 at T
+    torch.testing.assert_close(by_hand(NoiseSchedule(after.beta))[0][1:], torch.lerp(torch.zeros(()).double(), a[0], share))
+    assert after.beta[0] == 0 and after.beta[-1] == 1
+
+
+MIXTURE = Mixture(
+    torch.tensor([0.3, 0.6, 0.1]).double(),
+    torch.tensor([-1.5, 0.4, 2.0]).double(),
+    torch.log(torch.tensor([0.05, 0.3, 0.01]).double()),
+)
+
+
+@pytest.mark.equation("06.9")
+def test_a_mixture_at_t_is_its_convolution_with_the_step_from_zero_to_t():
+    """q(x_t) = ∫ q(x_0) N(x_t; a x_0, σ²) dx_0, by quadrature, with a and σ of the walk."""
+    schedule = short()
+    mean, variance = by_hand(schedule)
+    line = torch.linspace(-8, 8, 8001, dtype=torch.float64)
+    places = torch.tensor([-2.0, -0.7, 0.0, 0.9, 2.1], dtype=torch.float64)
+    q0 = MIXTURE.log_evidence(line).exp()
+    for t in (1, 4, STEPS):
+        kernel = torch.distributions.Normal(mean[t] * line, variance[t].sqrt()).log_prob(places[:, None]).exp()
+        wanted = torch.trapezoid(q0 * kernel, line)
+        torch.testing.assert_close(noisy_mixture(schedule, MIXTURE, torch.tensor(t)).log_evidence(places).exp(), wanted)
+
+
+def test_a_mixture_at_zero_is_itself_and_may_consist_of_points():
+    schedule = short()
+    same = noisy_mixture(schedule, MIXTURE, torch.tensor([0]))
+    for name in ("weights", "means", "log_vars"):
+        torch.testing.assert_close(getattr(same, name), getattr(MIXTURE, name))
+    points = Mixture(torch.ones(2) / 2, torch.tensor([-1.0, 1.0]), torch.full((2,), -math.inf))
+    later = noisy_mixture(schedule, points, torch.tensor(5))
+    torch.testing.assert_close(
+        later.log_vars.exp().double(), torch.full((2,), schedule.noise(torch.tensor(5)).item() ** 2).double()
+    )
+    last = noisy_mixture(schedule.rescaled_to_zero_snr(), points, torch.tensor(STEPS))
+    assert last.means.tolist() == [0, 0] and last.log_vars.tolist() == [0, 0] and last.means.dtype == torch.float32
+
+
+def test_a_mixture_has_one_time():
+    with pytest.raises(ValueError, match="not 2: call this once for each"):
+        noisy_mixture(short(), MIXTURE, torch.tensor([1, 2]))
+
+
+def test_the_divergence_from_noise_falls_by_what_the_ways_back_differ():
+    """KL(q_{t−1} ‖ n) − KL(q_t ‖ n) = E[KL(q(x | x') ‖ n(x | x'))], every term on a grid."""
+    schedule, grid = short(), torch.linspace(-7, 7, 701, dtype=torch.float64)
+    rest = torch.distributions.Normal(grid.new_zeros(()), 1.0).log_prob(grid)
+    at = [noisy_mixture(schedule, MIXTURE, t).log_evidence(grid) for t in every(schedule)]
+    apart = [torch.trapezoid(log_q.exp() * (log_q - rest), grid).item() for log_q in at]
+    for t in range(1, STEPS + 1):
+        step = forward_step(schedule, grid[:, None], torch.tensor(t))
+        kernel = torch.distributions.Normal(step.mean, step.log_var.mul(0.5).exp()).log_prob(grid)
+        back, of_noise = (torch.log_softmax(start[:, None] + kernel, 0) for start in (at[t - 1], rest))
+        price = torch.trapezoid(at[t].exp() * (back.exp() * (back - of_noise)).sum(0), grid).item()
+        assert apart[t - 1] - apart[t] == pytest.approx(price, abs=1e-6) and price > 0
+
+
+@pytest.mark.parametrize("t", [torch.tensor(0), torch.tensor(13), torch.tensor([1, 13]), torch.tensor([0, 1]), torch.tensor(1.0)])
+def test_a_step_ends_within_the_chain(t):
+    with pytest.raises(ValueError, match=r"1\.\.12") as error:
+        forward_step(short(), torch.zeros(2, 1), t)
+    assert str(t.tolist()) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_no_examples_are_no_mistake():
+    none = torch.zeros(0, 3)
+    assert forward_step(short(), none, torch.zeros(0, dtype=torch.long)).mean.shape == (0, 3)
+    assert q_sample(short(), none, torch.zeros(0, dtype=torch.long), none).shape == (0, 3)
+
+
+def test_the_published_ends_of_the_common_schedules():
+    """Lin et al. 2023 (arXiv:2305.08891), Table 1: SNR at T, to four digits."""
+    for schedule, snr in (
+        (NoiseSchedule.linear(), 4.036e-5),
+        (NoiseSchedule.scaled_linear(), 0.004682),
+        (NoiseSchedule.cosine(), 2.429e-9),
+    ):
+        assert schedule.snr(torch.tensor(1000)).item() == pytest.approx(snr, rel=3e-4)
+
+
+@pytest.mark.parametrize("maker", ["linear", "scaled_linear", "cosine"])
+def test_the_shortest_schedules_are_allowed(maker):
+    assert MAKERS[maker](2).T == 2
+    one = NoiseSchedule(torch.tensor([0.0, 0.36]).double())
+    assert one.T == 1 and one.noise(torch.tensor(1)).item() == pytest.approx(0.6)

@@ -3,16 +3,13 @@
 import math
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import torch
+from matplotlib.figure import Figure  # without pyplot, which would choose a screen to draw on
 from PIL import Image
 from torch import Tensor
 
 from minildm.files import written_whole
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 
 COLOURS = {"autoencoder": "#0072B2", "denoiser": "#D55E00"}  # Okabe and Ito's palette, safe for colour-blind readers
 
@@ -41,7 +38,8 @@ def save_grid(images: Tensor, path: Path, columns: int | None = None, side: int 
 def captioned_grid(images: Tensor, captions: list[str], path: Path, columns: int = 6) -> None:
     """Save pictures with their prompts underneath, wrapped."""
     rows = math.ceil(len(images) / columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(1.9 * columns, 2.5 * rows), squeeze=False)
+    figure = Figure(figsize=(1.9 * columns, 2.5 * rows))
+    axes = figure.subplots(rows, columns, squeeze=False)
     pixels = ((images.float().clamp(-1, 1) + 1) / 2).cpu().permute(0, 2, 3, 1).expand(-1, -1, -1, 3).numpy()
     for place, axis in enumerate(axes.flat):
         axis.axis("off")
@@ -52,11 +50,10 @@ def captioned_grid(images: Tensor, captions: list[str], path: Path, columns: int
     save_figure(figure, path)
 
 
-def save_figure(figure: plt.Figure, path: Path) -> None:
-    """Write a figure as a PNG and forget it."""
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure as a PNG."""
     with written_whole(path) as aside:
         figure.savefig(aside, dpi=100, format="png")
-    plt.close(figure)
 
 
 def wrap(text: str, width: int) -> list[str]:
@@ -72,7 +69,8 @@ def wrap(text: str, width: int) -> list[str]:
 def loss_curves(lines: list[dict], path: Path) -> None:
     """Save the loss of each stage against its steps: every logged value, and their running mean."""
     stages = [stage for stage in COLOURS if any(line["stage"] == stage for line in lines)]
-    figure, axes = plt.subplots(1, max(1, len(stages)), figsize=(9, 3.2), squeeze=False)
+    figure = Figure(figsize=(9, 3.2))
+    axes = figure.subplots(1, max(1, len(stages)), squeeze=False)
     for axis, stage in zip(axes[0], stages, strict=False):
         steps = [line["step"] for line in lines if line["stage"] == stage]
         losses = np.array([line["loss"] for line in lines if line["stage"] == stage])
