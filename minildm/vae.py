@@ -153,11 +153,11 @@ def kl_per_dimension(q: Gaussian) -> Tensor:
 
 
 def free_bits(kl: Tensor, floor: float) -> Tensor:
-    """Σ over dimensions of max(λ, the batch's mean KL), Eq. (04.11): below λ nats a dimension costs nothing more.
+    """Σ over dimensions of max(κ, the batch's mean KL), Eq. (04.11): below κ nats a dimension costs nothing more.
 
     Args:
         kl: of each example and dimension, N×L.
-        floor: λ, in nats, at least 0; with 0 this is the batch's mean KL.
+        floor: κ, in nats, at least 0; with 0 this is the batch's mean KL.
 
     Source: Kingma et al. 2016 (arXiv:1606.04934), appendix, "objective with free bits".
     """

@@ -1,5 +1,6 @@
 """Hierarchies: chains up and down, the bound level by level, chains of lines in closed form, chains that learn."""
 
+import dataclasses
 import math
 
 import pytest
@@ -209,6 +210,16 @@ def test_turning_a_link_is_conditioning_in_the_joint_gaussian(weight):
     torch.testing.assert_close(turned.weight, slope)
     torch.testing.assert_close(turned.bias, start.mean - slope * (weight * start.mean + 0.4))
     torch.testing.assert_close(turned.log_var, torch.log(variance - covariance**2 / total))
+
+
+def test_levels_may_differ_in_size_and_a_link_does_not_change():
+    torch.manual_seed(0)
+    p = [GaussianMLP(2, 3, 4), GaussianMLP(1, 2, 4)]  # x of 3 numbers, z_1 of 2, z_2 of 1
+    z = descend(p, torch.randn(5, 1))
+    wanted = -0.5 * (math.log(2 * math.pi) + z[2][:, 0] ** 2) + p[0](z[1]).log_prob(z[0]) + p[1](z[2]).log_prob(z[1])
+    torch.testing.assert_close(log_joint(p, z), wanted)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Line(1.0, 0.0, 0.0).weight = 2.0
 
 
 def test_plain_numbers_are_as_exact_as_the_chain_they_turn():
