@@ -36,9 +36,9 @@ def row(chapter: Chapter, confirmed: set[str], seconds: dict[str, float], killed
     """One chapter's line of the table."""
     equations, stem = chapter.equations(), f"ch{chapter.name}.py"
     exercises, wrong = functions(ROOT / "exercises" / stem), functions(ROOT / "tests" / "wrong_answers" / stem)
-    results = [killed[module] for module in MODULES[chapter.number] if module in killed]
-    mutants = "–"
-    if results:
+    modules, mutants = MODULES[chapter.number], "–"
+    if killed.keys() >= set(modules):
+        results = [killed[module] for module in modules]
         dead, equivalent, total = (
             sum(result["killed"] for result in results),
             sum(len(result["equivalent"]) for result in results),
