@@ -19,27 +19,8 @@ def posterior_variances(beta: Tensor) -> Tensor:
     raise NotImplementedError("ch07.1 posterior_variances: see the section 'One step back, with the answer in hand'")
 
 
-def exploding_posterior(sigma: Tensor, x_t: Tensor, x0: Tensor, t: int, s: int) -> tuple[Tensor, float]:
-    """ch07.2 · difficulty 3 of 5 · 20 minutes
-
-    A chain that adds noise and never shrinks: x_t = x_{t−1} + √(σ_t² − σ_{t−1}²) ε, so that x_t ~ N(x_0, σ_t²) given x_0. Derive
-    q(x_s | x_t, x_0) for s < t.
-
-    Args:
-        sigma: σ_0, σ_1, …, σ_T, float64, rising; σ_0 = 0.
-        x_t, x0: N×D.
-        t, s: times, 0 ≤ s < t ≤ T.
-
-    Returns: the mean, N×D, and the variance, one number.
-
-    Hint: two sources speak about x_s: the picture with variance σ_s², the later frame with the variance of the noise that was
-        added after s. Precisions add. The result must also be right for s = 0.
-    """
-    raise NotImplementedError("ch07.2 exploding_posterior: see the section 'The same mean three times'")
-
-
 def two_steps_back(later: tuple[float, float, float], earlier: tuple[float, float, float]) -> tuple[float, float, float]:
-    """ch07.3 · difficulty 3 of 5 · 15 minutes
+    """ch07.2 · difficulty 3 of 5 · 15 minutes
 
     Two steps back, chained into one. A step is given by three numbers A, B and V: x_{t−1} ~ N(A x_0 + B x_t, V).
 
@@ -51,11 +32,11 @@ def two_steps_back(later: tuple[float, float, float], earlier: tuple[float, floa
 
     Hint: write both steps as "mean plus deviation times ε" and insert one into the other.
     """
-    raise NotImplementedError("ch07.3 two_steps_back: see the section 'Skipping frames'")
+    raise NotImplementedError("ch07.2 two_steps_back: see the section 'Skipping frames'")
 
 
 def noise_weights(beta: Tensor, variance: Tensor) -> Tensor:
-    """ch07.4 · difficulty 3 of 5 · 20 minutes
+    """ch07.3 · difficulty 3 of 5 · 20 minutes
 
     A model predicts the noise: its step back has the mean (x_t − β_t/σ_t ε̂)/√α_t and a fixed variance V_t. The part of L_{t−1}
     that depends on the prediction is a weight times |ε − ε̂|². Which weight?
@@ -69,11 +50,11 @@ def noise_weights(beta: Tensor, variance: Tensor) -> Tensor:
     Hint: the KL between Gaussians in which only the means differ by what was guessed. The variance of the posterior itself
         does not matter here: it adds something that ε̂ cannot change.
     """
-    raise NotImplementedError("ch07.4 noise_weights: see the section 'What a network has to guess'")
+    raise NotImplementedError("ch07.3 noise_weights: see the section 'What a network has to guess'")
 
 
 def price_of_variance(beta: Tensor, v: float, variance: Tensor) -> Tensor:
-    """ch07.5 · difficulty 4 of 5 · 30 minutes
+    """ch07.4 · difficulty 4 of 5 · 30 minutes
 
     The data are N(0, v) in one dimension. A model's steps back have the right mean, that of q(x_{t−1} | x_t), but a fixed
     variance V_t. How much does each step add to the mean of the bound over the data, compared with a model that is right in both?
@@ -87,4 +68,4 @@ def price_of_variance(beta: Tensor, v: float, variance: Tensor) -> Tensor:
 
     Hint: the bound is averaged over the data here, so compare with q(x_{t−1} | x_t), without x_0. What is its variance?
     """
-    raise NotImplementedError("ch07.5 price_of_variance: see the sections 'Gaussian data' and 'What the steps cost together'")
+    raise NotImplementedError("ch07.4 price_of_variance: see the sections 'Gaussian data' and 'What the steps cost together'")

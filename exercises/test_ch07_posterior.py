@@ -6,9 +6,6 @@ import torch
 from checks import agree, close, differ_from, number, several, shaped
 
 BETA = torch.tensor([0.0, 0.02, 0.05, 0.1, 0.25, 0.4, 0.6], dtype=torch.float64)
-SIGMA = torch.tensor([0.0, 0.3, 0.7, 1.5, 4.0], dtype=torch.float64)
-X_T = torch.tensor([[1.0, -2.0, 0.5], [3.0, 0.2, -0.7]], dtype=torch.float64)
-X_0 = torch.tensor([[0.4, 0.1, -1.0], [-0.6, 0.9, 0.3]], dtype=torch.float64)
 GRID = torch.linspace(-12, 12, 24001, dtype=torch.float64)
 
 
@@ -59,31 +56,6 @@ def test_posterior_variances(answer):
     differ_from(got, wanted.sqrt(), "that is the standard deviation: the variance is asked for")
     assert abs(got[1].item()) < 1e-15, f"entry 1 is {got[1].item():.3g}: at t = 1 the posterior is certain, since x_0 is known"
     agree(got, wanted, "posterior_variances")
-
-
-def test_exploding_posterior(answer):
-    mean, variance = several(answer.exploding_posterior(SIGMA, X_T, X_0, 3, 2), 2, "exploding_posterior")
-    mean, variance = shaped(mean, (2, 3), "the mean"), number(variance, "the variance")
-    early, late = SIGMA[2].item() ** 2, SIGMA[3].item() ** 2
-    pairs = list(zip(X_T.flatten().tolist(), X_0.flatten().tolist(), strict=True))
-    found = [_moments(_normal(GRID, x0, early) * _normal(x_t, GRID, late - early)) for x_t, x0 in pairs]
-    wanted, spread = torch.tensor([m for m, _ in found], dtype=torch.float64).view(2, 3), found[0][1]
-    w = early / late
-    differ_from(mean, w * X_0 + (1 - w) * X_T, "the weights are exchanged: the earlier s, the nearer to x_0")
-    rough = SIGMA[2].item() / SIGMA[3].item()
-    differ_from(mean, (1 - rough) * X_0 + rough * X_T, "the weights are ratios of variances, not of deviations")
-    differ_from(variance, 1 / (1 / early + 1 / late), "from s to t only σ_t² − σ_s² was added, not σ_t²")
-    differ_from(variance, late - early, "that is the variance of the step forth; x_0 is known as well")
-    differ_from(variance, math.sqrt(spread), "that is the standard deviation: the variance is asked for")
-    agree(mean, wanted, "exploding_posterior: the mean, against Bayes' rule on a grid")
-    agree(variance, spread, "exploding_posterior: the variance, against Bayes' rule on a grid")
-
-
-def test_exploding_posterior__down_to_the_picture(answer):
-    mean, variance = several(answer.exploding_posterior(SIGMA, X_T, X_0, 4, 0), 2, "exploding_posterior")
-    assert bool(torch.as_tensor(mean).isfinite().all()), "at s = 0, σ_s = 0: a division by it got through"
-    agree(shaped(mean, (2, 3), "the mean"), X_0, "exploding_posterior at s = 0, where x_0 itself is the mean")
-    assert abs(number(variance, "the variance")) < 1e-12, "at s = 0 the variance is 0: x_0 is known"
 
 
 def test_two_steps_back(answer):

@@ -11,21 +11,15 @@ def posterior_variances(beta: Tensor) -> Tensor:
     return torch.cat([torch.zeros_like(beta[:1]), inner])
 
 
-def exploding_posterior(sigma: Tensor, x_t: Tensor, x0: Tensor, t: int, s: int) -> tuple[Tensor, float]:
-    """ch07.2: precisions 1/σ_s² and 1/(σ_t² − σ_s²); written with w = σ_s²/σ_t², which is right for s = 0 too."""
-    w = (sigma[s] / sigma[t]) ** 2
-    return (1 - w) * x0 + w * x_t, (sigma[s] ** 2 * (1 - w)).item()
-
-
 def two_steps_back(later: tuple[float, float, float], earlier: tuple[float, float, float]) -> tuple[float, float, float]:
-    """ch07.3: x_{t−2} = A' x_0 + B' (A x_0 + B x_t + √V ε) + √V' ε'."""
+    """ch07.2: x_{t−2} = A' x_0 + B' (A x_0 + B x_t + √V ε) + √V' ε'."""
     A, B, V = later
     A_earlier, B_earlier, V_earlier = earlier
     return A_earlier + B_earlier * A, B_earlier * B, V_earlier + B_earlier**2 * V
 
 
 def noise_weights(beta: Tensor, variance: Tensor) -> Tensor:
-    """ch07.4: the means differ by β_t/(σ_t √α_t) (ε − ε̂); its square over twice the variance."""
+    """ch07.3: the means differ by β_t/(σ_t √α_t) (ε − ε̂); its square over twice the variance."""
     alpha_bar = torch.cumprod(1 - beta, 0)
     later = slice(2, None)
     inner = beta[later] ** 2 / (2 * variance[later] * (1 - beta[later]) * (1 - alpha_bar[later]))
@@ -33,7 +27,7 @@ def noise_weights(beta: Tensor, variance: Tensor) -> Tensor:
 
 
 def price_of_variance(beta: Tensor, v: float, variance: Tensor) -> Tensor:
-    """ch07.5: KL between Gaussians of one mean, ½ (ρ − 1 − log ρ), ρ the true variance β_t r_{t−1}/r_t over the one used."""
+    """ch07.4: KL between Gaussians of one mean, ½ (ρ − 1 − log ρ), ρ the true variance β_t r_{t−1}/r_t over the one used."""
     alpha_bar = torch.cumprod(1 - beta, 0)
     r = alpha_bar * v + 1 - alpha_bar
     rho = beta[1:] * r[:-1] / r[1:] / variance[1:]

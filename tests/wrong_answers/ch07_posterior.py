@@ -59,36 +59,6 @@ def posterior_variances__deviation(beta: Tensor) -> Tensor:
     return _from_one(beta[1:] * (1 - alpha_bar[:-1]) / (1 - alpha_bar[1:])).sqrt()
 
 
-def exploding_posterior__exchanged(sigma: Tensor, x_t: Tensor, x0: Tensor, t: int, s: int) -> tuple[Tensor, float]:
-    """the weights are exchanged"""
-    w = (sigma[s] / sigma[t]) ** 2
-    return w * x0 + (1 - w) * x_t, (sigma[s] ** 2 * (1 - w)).item()
-
-
-def exploding_posterior__deviations(sigma: Tensor, x_t: Tensor, x0: Tensor, t: int, s: int) -> tuple[Tensor, float]:
-    """ratios of variances, not of deviations"""
-    w = sigma[s] / sigma[t]
-    return (1 - w) * x0 + w * x_t, (sigma[s] ** 2 * (1 - w)).item()
-
-
-def exploding_posterior__all_noise(sigma: Tensor, x_t: Tensor, x0: Tensor, t: int, s: int) -> tuple[Tensor, float]:
-    """only σ_t² − σ_s² was added"""
-    picture, frame = 1 / sigma[s] ** 2, 1 / sigma[t] ** 2
-    return (picture * x0 + frame * x_t) / (picture + frame), (1 / (picture + frame)).item()
-
-
-def exploding_posterior__step_forth(sigma: Tensor, x_t: Tensor, x0: Tensor, t: int, s: int) -> tuple[Tensor, float]:
-    """that is the variance of the step forth"""
-    w = (sigma[s] / sigma[t]) ** 2
-    return (1 - w) * x0 + w * x_t, (sigma[t] ** 2 - sigma[s] ** 2).item()
-
-
-def exploding_posterior__not_at_zero(sigma: Tensor, x_t: Tensor, x0: Tensor, t: int, s: int) -> tuple[Tensor, float]:
-    """a division by it got through"""
-    picture, frame = 1 / sigma[s] ** 2, 1 / (sigma[t] ** 2 - sigma[s] ** 2)
-    return (picture * x0 + frame * x_t) / (picture + frame), (1 / (picture + frame)).item()
-
-
 def two_steps_back__products(later: Step, earlier: Step) -> Step:
     """x_0 speaks twice"""
     return later[0] * earlier[0], later[1] * earlier[1], earlier[2] + earlier[1] ** 2 * later[2]
