@@ -16,10 +16,10 @@ help:  ## show this list
 demo: $(STAMP)  ## train the shapes model, judge it, draw it
 	$(BIN)/python -m minildm demo
 
-check: $(STAMP)  ## style and the quick tests
+check: $(STAMP)  ## style and the quick tests, in two processes
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/ruff format --check $(CODE)
-	$(OFFLINE) $(BIN)/python -m pytest -q -m "not slow"
+	$(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not slow" -n 2 --dist loadfile
 
 test: $(STAMP)  ## style, all tests, every chapter
 	$(BIN)/ruff check $(CODE)

@@ -863,6 +863,7 @@ def last_line(said: str) -> str:
     return said.strip().splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_no_space_during_a_checkpoint(tmp_path: Path, monkeypatch, capsys: pytest.CaptureFixture) -> None:
     """The third checkpoint finds the disk full; with space again, --resume ends as if nothing had been."""
     train = ["train", "shapes", "--out", str(tmp_path / "run"), *TINY_FLAGS, "--samples", "0"]

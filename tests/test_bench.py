@@ -80,6 +80,7 @@ def test_bench_prints_a_page_and_a_document(monkeypatch: pytest.MonkeyPatch, cap
     assert "GFLOP/s at most" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="only GNU's C library has mallopt")
 def test_freed_memory_is_kept() -> None:
     """Pages that are handed out anew cause faults; blocks that are kept cause none."""

@@ -70,6 +70,7 @@ def test_a_second_picture_of_the_same_prompt_gets_a_number(trained: Path, tmp_pa
     assert len({path.read_bytes() for path in made}) == 3
 
 
+@pytest.mark.slow
 def test_ctrl_c_while_judging_tells_how_to_go_on(tmp_path: Path, monkeypatch, capsys: pytest.CaptureFixture) -> None:
     def stop(*args):
         raise KeyboardInterrupt

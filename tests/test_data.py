@@ -613,6 +613,7 @@ def test_cifar10_has_ten_classes_in_colour():
     assert {"a photo of an airplane", "a photo of a frog"} <= set(data.texts)
 
 
+@pytest.mark.slow
 def test_emoji_have_captions():
     _, settings = PRESETS["emoji"]
     settings = dataclasses.replace(settings, data=str(real("emoji")), limit=200)

@@ -1,5 +1,6 @@
 """GAN and flow: their equations against quadrature, autograd and closed forms; their training against the loops written out."""
 
+import dataclasses
 import math
 
 import pytest
@@ -103,6 +104,18 @@ def test_the_rings_samples_have_its_entropy_and_its_modes_alike():
     shares = mode_shares(x, ring, within=2.0)
     right = (1 - math.exp(-2)) / 5
     assert (shares - right).abs().max() < 4 * math.sqrt(right / 20000)
+
+
+def test_a_mode_is_as_wide_in_one_direction_as_in_every_other():
+    torch.manual_seed(1)
+    x = Ring(modes=1, radius=1.0, std=0.1).sample(20000).double() - torch.tensor([1.0, 0.0])
+    covariance = x.T @ x / 20000
+    assert (covariance - 0.01 * torch.eye(2)).abs().max() < 4 * 0.01 * math.sqrt(2 / 20000)
+
+
+def test_a_ring_does_not_change():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Ring().modes = 9
 
 
 @pytest.mark.parametrize("wrong", [{"modes": 0}, {"radius": 0.0}, {"radius": -1.0}, {"std": 0.0}, {"std": -0.1}])
@@ -243,6 +256,11 @@ def reference_gan(gan, draw, steps, batch, rates, saturating):
         g.zero_grad(), loss_g.backward(), g.step()
         values.append(-loss.item())
     return values
+
+
+def test_generator_and_discriminator_need_a_rate_each():
+    with pytest.raises(ValueError, match="shorter"):
+        train_gan(GAN(width=4), Ring().sample, 1, rates=(1e-3,))
 
 
 @pytest.mark.parametrize("saturating", [False, True])

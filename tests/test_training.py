@@ -39,6 +39,7 @@ def interrupt_at(monkeypatch: pytest.MonkeyPatch, stage: type, step: int) -> Non
     monkeypatch.setattr(stage, "step", step_and_signal)
 
 
+@pytest.mark.slow
 def test_same_seed_same_weights_other_seed_other_weights(tiny_settings: Settings, tmp_path: Path) -> None:
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         Run(tmp_path / name, dataclasses.replace(tiny_settings, seed=seed), resume=False).train()
@@ -46,7 +47,11 @@ def test_same_seed_same_weights_other_seed_other_weights(tiny_settings: Settings
     assert weights(tmp_path / "a") != weights(tmp_path / "c")
 
 
-MOMENTS = [(stages.AutoencoderStage, 1), (stages.AutoencoderStage, 5), (stages.DenoiserStage, 4)]
+MOMENTS = [
+    pytest.param(stages.AutoencoderStage, 1, marks=pytest.mark.slow),
+    pytest.param(stages.AutoencoderStage, 5, marks=pytest.mark.slow),
+    (stages.DenoiserStage, 4),
+]
 
 
 @pytest.mark.parametrize(("stage", "step"), MOMENTS)
@@ -74,6 +79,7 @@ def test_ctrl_c_saves_and_resume_ends_with_the_same_bits(
     assert {(line["stage"], line["step"]) for line in kept} >= {("autoencoder", 6), ("denoiser", 8)}
 
 
+@pytest.mark.slow
 def test_resume_after_a_crash_between_checkpoints(tiny_settings: Settings, tmp_path: Path, monkeypatch) -> None:
     """What was done after the last checkpoint is done again, the same way."""
     Run(tmp_path / "whole", tiny_settings, resume=False).train()
@@ -134,6 +140,7 @@ def test_a_loss_that_is_no_number_stops_the_run(tiny_settings: Settings, tmp_pat
         Run(tmp_path / "run", tiny_settings, resume=False).train()
 
 
+@pytest.mark.slow
 def test_minutes_become_steps_once(tiny_settings: Settings, tmp_path: Path) -> None:
     """A plan is made from a timing, stored, and not made again on resume; the weights start as if nothing was timed."""
     run = Run(tmp_path / "run", dataclasses.replace(tiny_settings, minutes=0.02), resume=False)
@@ -145,6 +152,7 @@ def test_minutes_become_steps_once(tiny_settings: Settings, tmp_path: Path) -> N
     assert weights(tmp_path / "run") == weights(tmp_path / "same")
 
 
+@pytest.mark.slow
 def test_dropped_captions_are_the_stated_share(tiny_settings: Settings, tmp_path: Path, monkeypatch) -> None:
     """The null condition is the encoding of "", and about `drop_caption` of all captions become it."""
     seen = []
@@ -163,6 +171,7 @@ def test_dropped_captions_are_the_stated_share(tiny_settings: Settings, tmp_path
     assert abs(null.mean() - 0.3) < 4 * error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("power", [1.0, 0.5])
 def test_training_times_follow_the_setting(power: float, tiny_settings: Settings, tmp_path: Path, monkeypatch) -> None:
     """The mean of (t/T)^(1/power) is ½ whatever the power, for times drawn as T·u^power."""
@@ -260,6 +269,7 @@ def _power(*args) -> None:
     raise Power
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_resumed_to_the_same_weights(tiny_settings: Settings, tmp_path: Path) -> None:
     Run(tmp_path / "run", tiny_settings, resume=False).train()
     before = weights(tmp_path / "run")
@@ -307,6 +317,7 @@ def test_a_sleep_during_the_timing_does_not_spoil_the_plan() -> None:
     assert steady_mean([0.01, 0.03, 0.05]) == pytest.approx(0.03)  # an honest spread is kept
 
 
+@pytest.mark.slow
 def test_other_threads_are_noted_on_resume(tiny_settings: Settings, tmp_path: Path) -> None:
     Run(tmp_path / "run", tiny_settings, resume=False).train()
     began = torch.get_num_threads()
@@ -350,6 +361,7 @@ def test_metrics_are_on_disk_before_the_checkpoint_that_counts_on_them(
         assert "metrics.jsonl" in events[first:last]
 
 
+@pytest.mark.slow
 def test_leftovers_of_a_kill_are_swept_away(tiny_settings: Settings, tmp_path: Path, monkeypatch) -> None:
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Power):
         crash_at(patch, stages.DenoiserStage, "step", lambda number: number == 4)
@@ -367,6 +379,7 @@ def test_a_run_that_could_not_begin_leaves_no_folder(tiny_settings: Settings, tm
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_data_that_moved_are_remembered_where_they_are_now(tiny_settings: Settings, tmp_path: Path) -> None:
     from PIL import Image
 
@@ -381,6 +394,7 @@ def test_data_that_moved_are_remembered_where_they_are_now(tiny_settings: Settin
     Run(tmp_path / "run", tiny_settings, resume=True).train()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", [stages.AutoencoderStage, stages.DenoiserStage])
 def test_weights_that_are_no_numbers_are_not_saved(stage: type, tiny_settings: Settings, tmp_path: Path, monkeypatch) -> None:
     """The last step before a checkpoint may spoil them while its loss is still fine."""

@@ -5,27 +5,30 @@
 
 Every operator is replaced by its relative, every comparison turned, every number changed, every minus sign dropped, every
 `dim` moved, every `and` made an `or`, one at a time. Each mutant is put in place of the module and the module's tests run until
-one fails; then, if none did, the others of `make check` that import the module. Outcomes go into benchmarks/mutants.json.
+one fails, the quickest first; then, if none did, the others of `make check` that import the module. Outcomes go into
+benchmarks/mutants.json.
 Survivors that are no mistakes are explained in tools/equivalent.json, by module, line and change.
 
-A mutant runs in a process forked from one that has already imported torch and pytest, which saves most of its time.
+A mutant runs in a process forked from one that has already imported what the tests need, which saves most of its time.
 """
 
 import argparse
 import ast
+import contextlib
 import copy
 import importlib
 import json
 import os
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-MODULES = ("information", "gaussian", "families", "elbo", "vae", "hvae", "schedule", "posterior")  # of the chapters there are
+MODULES = "information gaussian families elbo vae hvae schedule posterior objectives attention unet ddpm samplers".split()
 RESULTS, EXPLAINED = ROOT / "benchmarks" / "mutants.json", ROOT / "tools" / "equivalent.json"
 BINARY = {
     ast.Add: ast.Sub,
@@ -49,16 +52,6 @@ COMPARE = {
     ast.In: ast.NotIn,
     ast.NotIn: ast.In,
 }
-SLOW_TO_IMPORT = (
-    "pytest",
-    "torch.distributions",
-    "torch.optim",
-    "tyro",
-    "matplotlib.figure",
-    "PIL.Image",
-    "safetensors.torch",
-    "hypothesis",
-)
 PATIENCE = 120  # seconds, after which a mutant counts as noticed: it hangs
 
 
@@ -120,8 +113,49 @@ def put(parent: ast.AST, field: str, place: int, node: ast.AST) -> None:
         setattr(parent, field, node)
 
 
-def noticed(module: str, source: str, tests: list[str]) -> bool:
-    """Whether one of the tests fails with this source in the module's place. In a fork of this process."""
+class QuickestFirst:
+    """Plugin of pytest: tests in the order of the seconds that they took when the module was as it is.
+
+    What a slow fixture took counts for every test that asks for it.
+
+    Args:
+        notes: JSON with the seconds of each test and the packages that they imported; written where there is none.
+    """
+
+    def __init__(self, notes: Path) -> None:
+        self.notes, self.known = notes, notes.exists()
+        self.seconds = json.loads(notes.read_text("utf-8"))["seconds"] if self.known else {}
+        self.fixtures: dict[str, set[str]] = {}
+
+    def pytest_collection_modifyitems(self, items: list) -> None:
+        self.fixtures = {item.nodeid: set(item.fixturenames) for item in items}
+        items.sort(key=lambda item: self.seconds.get(item.nodeid, 0.0))
+
+    def pytest_runtest_logreport(self, report: object) -> None:
+        slow_fixture = report.when == "setup" and report.duration > 0.5
+        mine = self.fixtures[report.nodeid]
+        for nodeid in [other for other, names in self.fixtures.items() if mine <= names] if slow_fixture else [report.nodeid]:
+            self.seconds[nodeid] = self.seconds.get(nodeid, 0.0) + report.duration
+
+    def pytest_sessionfinish(self) -> None:
+        if not self.known:
+            files = {name: getattr(module, "__file__", None) or "" for name, module in sys.modules.items()}
+            packages = [name for name, file in files.items() if "site-packages" in file]
+            self.notes.write_text(json.dumps({"seconds": self.seconds, "packages": packages}), "utf-8")
+
+
+def imported(notes: Path) -> None:
+    """Import what the tests needed, so that each mutant's process has it from the start."""
+    for name in json.loads(notes.read_text("utf-8"))["packages"]:
+        with contextlib.suppress(Exception):
+            importlib.import_module(name)
+
+
+def noticed(module: str, source: str, tests: list[str], notes: Path) -> bool:
+    """Whether one of the tests fails with this source in the module's place. In a fork of this process.
+
+    `notes`: of `QuickestFirst`.
+    """
     child = os.fork()
     if child == 0:
         silence = os.open(os.devnull, os.O_WRONLY)
@@ -134,7 +168,8 @@ def noticed(module: str, source: str, tests: list[str]) -> bool:
 
             torch.set_num_threads(1)
             install(module, source)
-            outcome = int(pytest.main(["-x", "-q", "-m", "not slow", "-p", "no:cacheprovider", *tests]) != 0)
+            options = ["-x", "-q", "-m", "not slow", "-p", "no:cacheprovider"]
+            outcome = int(pytest.main([*options, *tests], [QuickestFirst(notes)]) != 0)
         finally:
             os._exit(outcome)
     deadline = time.monotonic() + PATIENCE
@@ -188,7 +223,7 @@ def main() -> None:
     os.chdir(ROOT)
     os.environ["OMP_NUM_THREADS"] = "1"
     sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tools")]
-    for name in SLOW_TO_IMPORT:
+    for name in ("pytest", "torch"):
         importlib.import_module(name)
 
     results = json.loads(RESULTS.read_text("utf-8")) if RESULTS.exists() else {}
@@ -199,11 +234,15 @@ def main() -> None:
             print("\n".join(f"{module}: {what}" for what, _ in all_of_them))
             continue
 
-        def survives(mutant: tuple[str, str], module: str = module) -> bool:
-            return not any(noticed(module, mutant[1], tests) for tests in tests_of(module))
+        with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(chosen.workers) as pool:
 
-        assert survives(("", (ROOT / "minildm" / f"{module}.py").read_text("utf-8"))), f"{module}: its tests fail as it is"
-        with ThreadPoolExecutor(chosen.workers) as pool:
+            def survives(mutant: tuple[str, str], module: str = module, folder: str = folder) -> bool:
+                groups = enumerate(tests_of(module))
+                return not any(noticed(module, mutant[1], tests, Path(folder) / f"{group}.json") for group, tests in groups)
+
+            assert survives(("", (ROOT / "minildm" / f"{module}.py").read_text("utf-8"))), f"{module}: its tests fail as it is"
+            for group, _ in enumerate(tests_of(module)):
+                imported(Path(folder) / f"{group}.json")
             alive = [what for (what, _), alive in zip(all_of_them, pool.map(survives, all_of_them), strict=True) if alive]
         reasons = explained.get(module, {})
         results[module] = {

@@ -22,6 +22,10 @@ MODULES = {
     "05": ("hvae",),
     "06": ("schedule",),
     "07": ("posterior",),
+    "08": ("objectives",),
+    "09": ("attention", "unet"),
+    "10": ("ddpm",),
+    "11": ("samplers",),
 }
 README = ROOT / "README.md"
 
