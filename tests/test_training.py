@@ -11,13 +11,14 @@ import torch
 from safetensors.torch import load_file
 
 from minildm import files
-from minildm.engine import checkpoints, stages
+from minildm.engine import checkpoints, data, plan, stages
 from minildm.engine import folder as folder_module
 from minildm.engine.errors import UserError
 from minildm.engine.folder import read_config
 from minildm.engine.presets import Settings
 from minildm.engine.train import Interrupted, Run
 from minildm.ldm import LatentDiffusion
+from minildm.text import Tokenizer
 from minildm.unet import UNet
 
 
@@ -232,7 +233,6 @@ def test_metrics_of_a_resumed_run_are_those_of_the_whole_one(tiny_settings: Sett
 def test_power_that_goes_between_the_stages_loses_nothing(moment: str, tiny_settings: Settings, tmp_path: Path) -> None:
     """And what was finished is not done again."""
     from minildm.engine import plots, train
-    from minildm.text import Tokenizer
 
     Run(tmp_path / "whole", tiny_settings, resume=False).train()
     places = {
@@ -315,6 +315,19 @@ def test_a_sleep_during_the_timing_does_not_spoil_the_plan() -> None:
     times = [0.018, 0.022, 0.02, 3600.0, 0.021, 0.019]
     assert steady_mean(times) == pytest.approx(0.02)
     assert steady_mean([0.01, 0.03, 0.05]) == pytest.approx(0.03)  # an honest spread is kept
+
+
+@pytest.mark.parametrize(("seconds", "steps"), [(0.25, 108), (0.01, 2700)])
+def test_minutes_that_are_too_few_are_told_at_the_start(seconds, steps, tiny_settings: Settings, monkeypatch, capsys) -> None:
+    """Of one minute 54 seconds are planned for, 27 of them for the denoiser's steps; encoding seems to take no time."""
+    settings = dataclasses.replace(tiny_settings, minutes=1.0, autoencoder_share=0.5)
+    train, _ = data.load(settings)
+    model = LatentDiffusion(settings.model, Tokenizer.train(train.texts, settings.model.text.vocabulary))
+    monkeypatch.setattr(plan, "seconds_per_step", lambda stage: seconds)
+    monkeypatch.setattr("time.monotonic", lambda: 0.0)
+    assert plan.plan(model, train, settings).steps == steps
+    advice = "108 denoiser steps will not draw much on this machine; 1000 take --minutes 10\n"  # 9.26, rounded up
+    assert (advice in capsys.readouterr().out) == (steps == 108)
 
 
 @pytest.mark.slow

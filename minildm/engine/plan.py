@@ -1,6 +1,7 @@
 """From minutes to steps, once, by a short timing at the start of a run."""
 
 import dataclasses
+import math
 import statistics
 import time
 
@@ -13,6 +14,7 @@ from minildm.gaussian import Gaussian
 from minildm.ldm import LatentDiffusion
 
 RESERVE = 0.9  # of the minutes are planned for; the rest absorbs what the short timing missed
+ENOUGH = 1000  # denoiser steps after which a small model draws what can be recognised
 
 
 def plan(model: LatentDiffusion, train: Data, settings: Settings) -> Settings:
@@ -36,6 +38,12 @@ def plan(model: LatentDiffusion, train: Data, settings: Settings) -> Settings:
     print(
         f"plan: {autoencoder_steps} autoencoder steps, then {steps} denoiser steps, for {settings.minutes:g} minutes", flush=True
     )
+    if steps < ENOUGH / 4:
+        needed = (caching + ENOUGH * denoiser) / (1 - settings.autoencoder_share) / (60 * RESERVE)
+        print(
+            f"plan: {steps} denoiser steps will not draw much on this machine; {ENOUGH} take --minutes {math.ceil(needed)}",
+            flush=True,
+        )
     return dataclasses.replace(settings, autoencoder_steps=autoencoder_steps, steps=steps)
 
 
