@@ -11,11 +11,31 @@ KeysValues = tuple[Tensor, Tensor]  # of one cross-attention: each N×heads×L×
 SHORT = 256  # on a CPU, up to this many positions, plain matrix products beat the fused kernel (forward and backward)
 
 
+def attention_weights(query: Tensor, key: Tensor, mask: Tensor | None = None) -> Tensor:
+    """How much each query looks at each key, Eq. (09.6): softmax over the keys of q·k/√d.
+
+    Args:
+        query: …×Q×d.
+        key: …×L×d.
+        mask: broadcasts to …×Q×L, True where to look; by default everywhere.
+
+    Returns: …×Q×L, float32 whatever the inputs are; rows that sum to 1.
+
+    Source: Vaswani et al. 2017 (arXiv:1706.03762), Eq. 1.
+    """
+    score = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)  # N×heads×Q×L
+    score = score if mask is None else score.masked_fill(~mask, -torch.inf)
+    return score.softmax(-1, dtype=torch.float32)  # in bf16 it is less exact, and slower
+
+
 class Attention(nn.Module):
-    """Multi-head attention of `width`-wide queries to `context_width`-wide keys and values.
+    """Multi-head attention of `width`-wide queries to `context_width`-wide keys and values, Eq. (09.7).
+
+    Each head has its own d = width/heads channels of queries, keys and values, weighs the values by (09.6), and `out` mixes what
+    the heads bring. The fused kernel computes the same.
 
     Set `maps` to a list to have the weights of each call appended to it, N×heads×queries×keys.
-    Source: Vaswani et al. 2017 (arXiv:1706.03762), Eq. 1.
+    Source: Vaswani et al. 2017 (arXiv:1706.03762), section 3.2.2.
     """
 
     def __init__(self, width: int, heads: int, context_width: int | None = None, bias: bool = False) -> None:
@@ -39,9 +59,7 @@ class Attention(nn.Module):
         if self.maps is None and (x.device.type != "cpu" or max(query.shape[2], key.shape[2]) > SHORT):
             mixed = F.scaled_dot_product_attention(query, key, value, mask)
         else:
-            score = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)  # N×heads×Q×L
-            score = score if mask is None else score.masked_fill(~mask, -torch.inf)
-            weight = score.softmax(-1, dtype=torch.float32).to(value.dtype)  # in bf16 it is less exact, and slower
+            weight = attention_weights(query, key, mask).to(value.dtype)  # N×heads×Q×L
             mixed = weight @ value
             if self.maps is not None:
                 self.maps.append(weight.detach())
@@ -52,7 +70,7 @@ class Attention(nn.Module):
 
 
 class GEGLU(nn.Module):
-    """The feed-forward half: twice as many features as needed, one part gating the other through a GELU.
+    """The feed-forward half, Eq. (09.8): twice as many features as needed, one part gating the other through a GELU.
 
     Source: Shazeer 2020 (arXiv:2002.05202).
     """
@@ -67,7 +85,10 @@ class GEGLU(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """Positions look at each other, then at the text, then think: each time normalise, compute, add."""
+    """Positions look at each other, then at the text, then think, Eq. (09.9): each time normalise, compute, add.
+
+    Source: Rombach et al. 2022 (arXiv:2112.10752), section 3.3; the feed-forward half: Shazeer 2020 (arXiv:2002.05202).
+    """
 
     def __init__(self, width: int, heads: int, context_width: int | None) -> None:
         super().__init__()

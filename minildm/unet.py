@@ -18,7 +18,7 @@ from minildm.config import UNetConfig
 
 
 def sinusoidal(t: Tensor, width: int) -> Tensor:
-    """Features of time, N → N×width: cosines, then sines, of t at wavelengths from 2π to 2π·10⁴.
+    """Features of time, N → N×width, Eq. (09.5): cosines, then sines, of t at wavelengths from 2π to almost 2π·10⁴.
 
     Source: Vaswani et al. 2017 (arXiv:1706.03762), section 3.5, with the cosines first as in Stable Diffusion.
     """
@@ -36,7 +36,7 @@ class Embedding(nn.Sequential):
 
 
 class ResidualBlock(nn.Module):
-    """Two halves of GroupNorm, SiLU, 3×3 convolution, around which the input passes unchanged.
+    """Two halves of GroupNorm, SiLU, 3×3 convolution, around which the input passes unchanged, Eq. (09.4).
 
     The second convolution starts at zero, so a fresh block is the identity. `time_width=None` leaves time out.
     """
@@ -85,7 +85,7 @@ class SpatialTransformer(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Double height and width: repeat each pixel, then convolve."""
+    """Double height and width: repeat each pixel, then convolve, Eq. (09.2)."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -109,7 +109,7 @@ class Stage(nn.Module):
 
 
 class UNet(nn.Module):
-    """ε, x_0, v or u from (x_t, t, context): the structure above, with the sizes of `config`.
+    """ε, x_0, v or u from (x_t, t, context): the structure above, Eq. (09.10), with the sizes of `config`.
 
     Attributes, in the order in which data pass:
         time, extra: embeddings (extra: None unless configured).

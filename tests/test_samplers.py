@@ -11,7 +11,26 @@ from torch import Tensor
 from minildm.ddpm import Denoise, ancestral, denoiser
 from minildm.objectives import KINDS, from_x0
 from minildm.posterior import posterior
-from minildm.samplers import ddim, dpmpp, euler, heun, time_grid
+from minildm.samplers import (
+    SAMPLERS as BY_NAME,
+)
+from minildm.samplers import (
+    angle_slope,
+    ddim,
+    ddim_step,
+    dpmpp,
+    dpmpp_step,
+    euler,
+    euler_step,
+    extrapolate,
+    fresh_noise,
+    heun,
+    heun_step,
+    karras_levels,
+    karras_times,
+    time_grid,
+    time_of_log_snr,
+)
 from minildm.schedule import NoiseSchedule, q_sample
 
 # The mixture: weights, means and standard deviations of its two components on the line.
@@ -239,27 +258,57 @@ def bounded_network(x_t: Tensor, t: Tensor) -> Tensor:
     return torch.tanh(x_t.flip(1) + torch.cos(t.double() / 50).to(x_t)[:, None])
 
 
+ALL_SCHEDULES = {**SCHEDULES, "zero terminal SNR": ZERO_SNR}
+every_schedule = pytest.mark.parametrize("schedule", ALL_SCHEDULES.values(), ids=ALL_SCHEDULES)
+whole_and_real = pytest.mark.parametrize("real", [False, True], ids=["whole times", "Karras times"])
+
+
+def times_of(schedule: NoiseSchedule, steps: int, real: bool) -> Tensor:
+    """From T, or with Karras's spacing from the first time that has a noise level."""
+    return karras_times(schedule, steps, first=T - schedule.zero_terminal_snr) if real else time_grid(T, steps)
+
+
+def refused(schedule: NoiseSchedule, kind: str, name: str, real: bool) -> bool:
+    """Noise predicted from pure noise, and a step in σ/a from where it is infinite: what cannot work."""
+    return schedule.zero_terminal_snr and not real and (kind == "epsilon" or name == "euler")
+
+
 @every_sampler
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
-def test_every_combination_runs(schedule: NoiseSchedule, kind: str, name: str) -> None:
-    """Every sampler takes every schedule, every kind of prediction and one or more steps, and ends finite, in float32 too."""
+@every_schedule
+@whole_and_real
+def test_every_combination_runs_or_is_refused_by_name(real: bool, schedule: NoiseSchedule, kind: str, name: str) -> None:
+    """Every sampler takes every schedule, every kind of prediction, whole and real times, one or more steps, also in float32."""
     for dtype in (torch.float32, torch.float64):
         for steps in (1, 2, 6):
-            x_T = randn(3, 4, seed=1).to(dtype)
-            x = last(SAMPLERS[name](denoiser(bounded_network, schedule, kind), schedule, x_T, time_grid(T, steps)))
-            assert x.shape == x_T.shape and x.dtype == dtype and torch.isfinite(x).all()
+            x_T, times = randn(3, 4, seed=1).to(dtype), times_of(schedule, steps, real)
+            draws = SAMPLERS[name](denoiser(bounded_network, schedule, kind), schedule, x_T, times)
+            if refused(schedule, kind, name, real):
+                with pytest.raises(ValueError, match="zero terminal SNR"):
+                    last(draws)
+            else:
+                x = last(draws)
+                assert x.shape == x_T.shape and x.dtype == dtype and torch.isfinite(x).all()
 
 
 @every_sampler
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
-def test_a_denoiser_that_knows_x0_is_believed(schedule: NoiseSchedule, kind: str, name: str) -> None:
+@every_schedule
+@whole_and_real
+def test_a_denoiser_that_knows_x0_is_believed(real: bool, schedule: NoiseSchedule, name: str) -> None:
     """A network whose prediction always means the same x̂_0 leads every sampler there."""
-    x0 = randn(3, 4, seed=2)
+    for kind in (kind for kind in KINDS if not refused(schedule, kind, name, real)):
+        assert_believed(real, schedule, kind, name)
+
+
+def assert_believed(real: bool, schedule: NoiseSchedule, kind: str, name: str) -> None:
+    x0, times = randn(3, 4, seed=2), times_of(schedule, 6, real)
     denoise = denoiser(lambda x, t: from_x0(x0, x, t, schedule, kind), schedule, kind)
-    x = last(SAMPLERS[name](denoise, schedule, randn(3, 4, seed=1), time_grid(T, 6), **options(name, noises())))
+    x = last(SAMPLERS[name](denoise, schedule, randn(3, 4, seed=1), times, **options(name, noises())))
     assert (x - x0).abs().max() < 1e-8
+
+
+def test_the_command_line_knows_these_samplers() -> None:
+    assert {name: SAMPLERS[name] for name in ("ddpm", "ddim", "euler", "heun", "dpmpp")} == BY_NAME
 
 
 @every_sampler
@@ -312,3 +361,188 @@ def test_the_same_noise_gives_the_same_sample(name: str) -> None:
     assert torch.equal(one, two)
     assert torch.equal(one, other) == (name not in RANDOM)
     assert torch.equal(torch.random.get_rng_state(), before)
+
+
+# The equations, one step at a time
+
+
+def density(schedule: NoiseSchedule, x: Tensor, t: Tensor) -> Tensor:
+    """The density of x_t, N×1 → N×1, when x_0 is from the mixture."""
+    a, s = schedule.signal(t).item(), schedule.noise(t).item()
+    parts = ((w, a * m, math.sqrt(a**2 * std**2 + s**2)) for w, m, std in zip(WEIGHT, MEAN, STD, strict=True))
+    return sum(w / sd * torch.exp(-((x - m) ** 2) / (2 * sd**2)) for w, m, sd in parts) / math.sqrt(2 * math.pi)
+
+
+def carried(schedule: NoiseSchedule, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
+    """Where the probability flow takes x_t by the time s: on the line it keeps the share of the distribution to its left."""
+    share = mixture_cdf(x, schedule.signal(t).item(), schedule.noise(t).item())
+    rates = schedule.signal(s).item(), schedule.noise(s).item()
+    low, high = torch.full_like(x, -9), torch.full_like(x, 9)
+    for _ in range(60):
+        middle = (low + high) / 2
+        before = mixture_cdf(middle, *rates) < share
+        low, high = torch.where(before, middle, low), torch.where(before, high, middle)
+    return (low + high) / 2
+
+
+def real(*times: float) -> tuple[Tensor, ...]:
+    return tuple(torch.tensor(t, dtype=torch.float64) for t in times)
+
+
+SOME = torch.tensor([-1.7, -0.6, 0.1, 0.9, 1.6], dtype=torch.float64)[:, None]  # places to look at
+LINEAR = SCHEDULES["linear"]
+
+
+@pytest.mark.equation("11.1")
+@pytest.mark.parametrize("share", [0.0, 0.4, 0.95, 1.0])
+def test_the_marginal_is_kept_for_any_fresh_noise(share: float) -> None:
+    """x_t = a_t x_0 + σ_t ε becomes a_s x_0 + (kept ε) + (fresh noise d), with variances that add up to σ_s²; d at most σ_s."""
+    (t, s), x0 = real(600, 250.5), SOME
+    a, n = LINEAR.signal(s), LINEAR.noise(s)
+    fresh = share * n
+    at = [ddim_step(LINEAR, LINEAR.signal(t) * x0 + LINEAR.noise(t) * noise, x0, t, s, fresh) for noise in (0, 1)]
+    assert (at[0] - a * x0).abs().max() < 1e-12
+    kept = at[1] - at[0]
+    assert (kept**2 + fresh**2 - n**2).abs().max() < 1e-12 and (kept >= 0).all()
+
+
+@pytest.mark.equation("11.2")
+@pytest.mark.parametrize("schedule", ALL_SCHEDULES.values(), ids=ALL_SCHEDULES)
+def test_fresh_noise_is_a_share_of_the_posterior_s(schedule: NoiseSchedule) -> None:
+    """η times the deviation that Bayes' rule gives q(x_s | x_t, x_0); none in the step to t = 0."""
+    for t, s in ((T, T - 1), (T, 400), (500, 20), (2, 1)):
+        t, s = torch.tensor(t), torch.tensor(s)
+        deviation = torch.exp(0.5 * posterior(schedule, SOME, SOME, t, s).log_var)
+        for eta in (0.3, 1.0):
+            assert (fresh_noise(schedule, t, s, eta, SOME) - eta * deviation).abs().max() < 1e-12
+    assert fresh_noise(schedule, torch.tensor(7), torch.tensor(0), 1.0, SOME) == 0
+
+
+@pytest.mark.equation("11.3")
+def test_euler_goes_along_the_score() -> None:
+    """dy/dr = −r ∇ log p(y; r), the score by automatic differentiation of the mixture's density: no x̂_0 in it."""
+    t, s = real(500, 420.7)
+    (a, n), x = (LINEAR.signal(t), LINEAR.noise(t)), SOME.clone().requires_grad_()
+    score = torch.autograd.grad(density(LINEAR, x, t).log().sum(), x)[0]  # of x_t; that of y = x/a is a times it
+    r, r_next = n / a, LINEAR.noise(s) / LINEAR.signal(s)
+    wanted = LINEAR.signal(s) * (SOME / a - (r_next - r) * r * a * score)
+    got = euler_step(LINEAR, SOME, mixture_denoiser(LINEAR)(SOME, t.expand(5)), t, s)
+    assert (got - wanted).abs().max() < 1e-12
+
+
+@pytest.mark.equation("11.4")
+@pytest.mark.parametrize("t", [950.0, 400.0, 60.0])
+def test_the_slope_in_the_angle_is_that_of_the_flow(t: float) -> None:
+    """du/dφ along the exact path, by differences: where the share to the left is kept."""
+    t, earlier, later = real(t, t - 1e-3, t + 1e-3)
+    angles = [torch.atan2(LINEAR.noise(time), LINEAR.signal(time)) for time in (earlier, later)]
+    moved = carried(LINEAR, SOME, t, later) - carried(LINEAR, SOME, t, earlier)
+    angle = torch.atan2(LINEAR.noise(t), LINEAR.signal(t))
+    got = angle_slope(SOME, mixture_denoiser(LINEAR)(SOME, t.expand(5)), angle)
+    assert (got - moved / (angles[1] - angles[0])).abs().max() < 2e-6
+
+
+@pytest.mark.equation("11.5")
+def test_a_step_of_heun_misses_the_flow_by_its_length_cubed() -> None:
+    """Half the length, an eighth of the error, which is small already: the law of second order."""
+    exact, errors = mixture_denoiser(LINEAR), []
+    for length in (16.0, 8.0):
+        t, s = real(400, 400 - length)
+        got = heun_step(exact, LINEAR, SOME, exact(SOME, t.expand(5)), t, s)
+        errors.append((got - carried(LINEAR, SOME, t, s)).norm().item())
+    print("errors", errors)
+    assert errors[0] < 1e-5 and abs(math.log2(errors[0] / errors[1]) - 3) < 0.15
+
+
+@pytest.mark.equation("11.6")
+@pytest.mark.parametrize(("t", "s"), [(900.0, 500.0), (400.0, 40.0)])
+def test_the_solution_is_exact_with_the_weighed_mean_of_x0(t: float, s: float) -> None:
+    """D = ∫ e^λ x̂_0 dλ / ∫ e^λ dλ along the exact path, by Simpson's rule, leads to where the flow leads."""
+    (t, s), exact, points = real(t, s), mixture_denoiser(LINEAR), 21
+    log_snr = torch.linspace(*LINEAR.log_snr(torch.stack([t, s])).tolist(), points, dtype=torch.float64)
+    path = [(time, carried(LINEAR, SOME, t, time)) for time in time_at(LINEAR, log_snr)]
+    x0 = torch.stack([exact(x, time.expand(5)) for time, x in path])  # points×5×1
+    simpson = torch.tensor([1.0, *[4.0, 2.0] * ((points - 3) // 2), 4.0, 1.0], dtype=torch.float64)
+    weight = (simpson * torch.exp(log_snr))[:, None, None]
+    mean = (weight * x0).sum(0) / weight.sum()
+    assert (dpmpp_step(LINEAR, SOME, mean, t, s) - carried(LINEAR, SOME, t, s)).abs().max() < 1e-5
+
+
+@pytest.mark.equation("11.7")
+def test_extrapolation_follows_a_line() -> None:
+    """If x̂_0 = p + q λ, what it gives is the line's value in the middle of the coming step, whatever the steps' lengths."""
+    p, q = randn(5, 1, seed=1), randn(5, 1, seed=2)
+    for now, before, after in ((0.3, -0.4, 1.5), (-2.0, -2.1, -1.9), (1.0, 0.0, 1.5)):
+        now, before, after = real(now, before, after)
+        got = extrapolate(p + q * now, p + q * before, after - now, now - before)
+        assert (got - (p + q * (now + after) / 2)).abs().max() < 1e-12
+
+
+@pytest.mark.equation("11.8")
+def test_karras_levels_are_even_in_their_root() -> None:
+    """Ends as asked; the roots' distances all alike; for ρ = 1 even themselves, for a large ρ nearly even in the logarithm."""
+    for rho in (1.0, 3.0, 7.0):
+        levels = karras_levels(80.0, 0.002, 18, rho)
+        assert len(levels) == 18 and abs(levels[0] - 80) < 1e-10 and abs(levels[-1] - 0.002) < 1e-12
+        assert torch.allclose(levels.pow(1 / rho).diff(), levels.pow(1 / rho).diff().mean(), atol=1e-12, rtol=0)
+    known = [80.0, 57.5860, 40.7856, 28.3748, 19.3524, 12.9101]  # by hand: (80^(1/7) + i/17 (0.002^(1/7) − 80^(1/7)))^7
+    assert torch.allclose(karras_levels(80.0, 0.002, 18)[:6], torch.tensor(known, dtype=torch.float64), atol=1e-3)
+    logs = karras_levels(80.0, 0.002, 18, 1e5).log().diff()
+    assert (logs / logs.mean() - 1).abs().max() < 1e-3
+    assert karras_levels(80.0, 0.002, 1).tolist() == pytest.approx([80.0])
+
+
+@pytest.mark.equation("11.9")
+@every_schedule
+def test_the_time_of_a_log_snr_is_found_again(schedule: NoiseSchedule) -> None:
+    """λ of the time is λ, and the time is what bisection finds; at whole times it is whole."""
+    lowest = T - schedule.zero_terminal_snr
+    ends = schedule.log_snr(torch.tensor([lowest, 1]))
+    log_snr = torch.linspace(ends[0].item(), ends[1].item(), 101, dtype=torch.float64)
+    times = time_of_log_snr(schedule, log_snr)
+    assert (schedule.log_snr(times.clamp(1, lowest)) - log_snr).abs().max() < 1e-9
+    assert (times - time_at(schedule, log_snr)).abs().max() < 1e-6
+    whole = torch.arange(1, lowest + 1)
+    assert (time_of_log_snr(schedule, schedule.log_snr(whole)) - whole).abs().max() < 1e-9
+    assert time_of_log_snr(schedule, log_snr.reshape(1, -1)).shape == (1, 101)
+    for wrong in (ends[0] - 0.1, ends[1] + 0.1, torch.tensor(-math.inf)):
+        with pytest.raises(ValueError, match="spans"):
+            time_of_log_snr(schedule, wrong)
+
+
+@every_schedule
+@pytest.mark.parametrize("steps", [1, 2, 3, 10, 40])
+def test_karras_times_have_karras_levels(schedule: NoiseSchedule, steps: int) -> None:
+    """Real, falling, from the first time to the last and then 0; their σ/a is spaced as asked."""
+    first = T - schedule.zero_terminal_snr
+    for last_time, rho in ((1.0, 7.0), (20.5, 3.0)):
+        times = karras_times(schedule, steps, first, last_time, rho)
+        assert times.dtype == torch.float64 and times.shape == (steps + 1,) and times[-1] == 0 and times[0] == first
+        assert (times.diff() < 0).all() and (steps == 1 or times[-2] == last_time)
+        levels = (schedule.noise(times[:-1]) / schedule.signal(times[:-1])).pow(1 / rho).diff()
+        assert steps == 1 or (levels - levels.mean()).abs().max() < 1e-6
+    if not schedule.zero_terminal_snr:
+        assert torch.equal(karras_times(schedule, steps), karras_times(schedule, steps, T, 1.0, 7.0))
+
+
+def test_karras_times_refuses_what_it_cannot_give() -> None:
+    for schedule, arguments, words in (
+        (LINEAR, (0,), "steps=0"),
+        (LINEAR, (5, 300, 300), "first > last"),
+        (LINEAR, (5, 300, 0.5), "real times"),
+        (LINEAR, (5, T + 1), "must lie in"),
+        (ZERO_SNR, (5,), "first=999"),
+    ):
+        with pytest.raises(ValueError, match=words) as error:
+            karras_times(schedule, *arguments)
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
+def test_the_first_order_of_dpmpp_is_ddim(schedule: NoiseSchedule) -> None:
+    """With D = x̂_0, (11.6) and (11.1) with d = 0 are one step, also to t = 0."""
+    x, x0 = randn(5, 3, seed=1), randn(5, 3, seed=2)
+    for t, s in ((990, 700), (500, 499), (13, 2), (300, 0)):
+        t, s = torch.tensor(t), torch.tensor(s)
+        none = torch.zeros((), dtype=torch.float64)
+        assert (dpmpp_step(schedule, x, x0, t, s) - ddim_step(schedule, x, x0, t, s, none)).abs().max() < 1e-12
