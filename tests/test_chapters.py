@@ -1,6 +1,7 @@
 """What every saved chapter must have, and must not have. The cells themselves run in `make test`, through nbval."""
 
 import ast
+import functools
 import json
 import re
 
@@ -14,6 +15,7 @@ HEADINGS = ("Where we are", "What goes wrong", "Exercises", "Summary")
 LONGEST_HELPER = 10
 
 
+@functools.cache
 def public_names() -> set[str]:
     """Everything that a module of the book defines at its top and does not hide."""
     names = set()

@@ -17,6 +17,7 @@ from minildm.gaussian import Gaussian
 EQUATIONS = {number: chapter.name for chapter in chapters() for number in chapter.equations()}
 IMPLEMENTED = {number for item in ledger.implementations() for number in item.numbers}
 CONFIRMED = ledger.confirmations()
+CONFIRMING = sorted({test.split("::")[0] for tests in CONFIRMED.values() for test in tests})  # files
 
 
 def test_every_equation_is_implemented_and_confirmed():

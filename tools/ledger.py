@@ -8,6 +8,7 @@ The chapters carry the equations (`\\tag{03.5}`), docstrings name those they imp
 
 import ast
 import dataclasses
+import functools
 import re
 from collections.abc import Iterator
 
@@ -51,6 +52,7 @@ def documented(tree: ast.AST, prefix: str = "") -> Iterator[tuple[str, str]]:
             yield from documented(node, f"{name}.")
 
 
+@functools.cache
 def implementations() -> list[Implementation]:
     """All of the package, module by module."""
     found = []
