@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 PARTIAL = ".partial"  # ends the name under which a file is being written
 LARGEST_TEXT = 64 * 2**20  # bytes; a larger text file is refused before it is read
@@ -122,6 +123,23 @@ def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
     path.chmod(path.parent.stat().st_mode & 0o666)  # safetensors makes it the owner's alone
 
 
+class Unfilled(TorchFunctionMode):
+    """Inside, no tensor on `meta` is filled from a normal distribution: it has no values, and PyTorch would load its whole
+    compiler for it, which takes longer than all the rest of opening a model."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function is nn.init.normal_ and kwargs["tensor"].is_meta:
+            return kwargs["tensor"]
+        return function(*args, **(kwargs or {}))
+
+
+@contextlib.contextmanager
+def without_memory() -> Iterator[None]:
+    """Modules built in this block have shapes, and neither memory nor values; `fill` gives them both."""
+    with torch.device("meta"), Unfilled():
+        yield
+
+
 def fill(module: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
     """Give the module these weights, which came from `path`; a module without memory of its own (on `meta`) gets theirs.
 
@@ -140,7 +158,7 @@ def fill(module: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
 
 def copy_like(wanted: Tensor, value: Tensor) -> Tensor:
     """The value in memory of its own, in the type and the layout of the wanted tensor."""
-    return torch.empty_like(wanted, device=value.device).copy_(value)
+    return torch.empty_strided(wanted.shape, wanted.stride(), dtype=wanted.dtype, device=value.device).copy_(value)
 
 
 def sweep(folder: Path) -> None:

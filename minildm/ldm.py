@@ -21,7 +21,7 @@ from minildm import config as configs
 from minildm.autoencoder import Autoencoder
 from minildm.config import LatentDiffusionConfig
 from minildm.ddpm import Denoise, ddpm_loss, denoiser, spread_times
-from minildm.files import fill, read_json, read_tensors, save_tensors, write_text, written_whole
+from minildm.files import fill, read_json, read_tensors, save_tensors, without_memory, write_text, written_whole
 from minildm.gaussian import Gaussian
 from minildm.guidance import classifier_free_batched
 from minildm.samplers import SAMPLERS, time_grid
@@ -188,7 +188,7 @@ class LatentDiffusion(nn.Module):
             raise ValueError(
                 f"{folder / 'model.safetensors'} does not exist: training did not reach its end; finish it with --resume"
             )
-        with torch.device("meta"):  # no memory yet: the file, not the configuration, decides how much is used
+        with without_memory():  # as yet: the file, not the configuration, decides how much is used
             model = cls(config)
         fill(model, read_tensors(folder / "model.safetensors"), folder / "model.safetensors")
         if (folder / "vocab.json").exists():

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from minildm.config import AutoencoderConfig, LatentDiffusionConfig, TextConfig, UNetConfig
-from minildm.engine import evaluate
+from minildm.engine import data, evaluate
 from minildm.engine.cli import main
 from minildm.engine.presets import PRESETS, Settings
 
@@ -31,8 +31,16 @@ TINY_FLAGS = (
 ).split()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def few_test_shapes():
+    """Shapes keep 200 pictures aside instead of 4,000: most tests judge nothing, or by a judge that is hardly trained."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(data, "TEST_SHAPES", 200)
+        yield
+
+
 @pytest.fixture(scope="session")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(few_test_shapes: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run folder made by `minildm train`, its judge hardly trained. Not to be changed: copy it."""
     folder = tmp_path_factory.mktemp("runs") / "tiny"
     with pytest.MonkeyPatch.context() as patch:

@@ -115,6 +115,18 @@ def test_a_terminal_without_our_letters_still_gets_the_line(trained: Path, tmp_p
     assert done.returncode == 0 and out.exists() and "na\\xefve" in done.stdout, done.stderr
 
 
+@pytest.mark.slow
+def test_a_picture_is_drawn_without_loading_torchs_compiler(trained: Path, tmp_path: Path) -> None:
+    """Which takes longer than drawing: building on `meta` would load it for one normal distribution."""
+    code = (
+        "import sys; from minildm.engine.cli import main;"
+        f"assert main(['sample', {str(trained)!r}, 'x', '--steps', '1', '--out', {str(tmp_path / 'x.png')!r}]) == 0;"
+        "sys.exit(', '.join({'torch._dynamo', 'sympy'} & set(sys.modules)) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_help_names_every_command_without_torch() -> None:
     code = "import sys, minildm.engine.cli as cli; cli.main(['--help']); sys.exit('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

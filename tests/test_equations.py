@@ -55,12 +55,14 @@ def test_confirming_tests_notice_what_is_wrong(options: list[str]):
         "-q",
         "-p",
         "altered",
+        "-p",
+        "no:nbval",
         "-m",
         "equation",
         "-p",
         "no:cacheprovider",
         *options,
-        "tests",
+        *CONFIRMING,
     ]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     found = re.search(r"TRIED (\d+) alterations, (\d+) unnoticed", done.stdout)

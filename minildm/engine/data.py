@@ -22,6 +22,7 @@ from minildm.engine.sources import open_cell, open_dataset, rows_of, scratch_fil
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 SPLITS = {"train", "test", "validation", "valid", "val"}  # folders of pictures with these names hold splits, not classes
+TEST_SHAPES = 4000
 SMALLEST_TEST = 500  # pictures kept aside where the data have no test split (or a tenth, if that is fewer)
 
 
@@ -99,7 +100,7 @@ def load(settings: Settings) -> tuple[Data, Data]:
     if settings.data == "shapes":
         count = settings.limit or 40000
         train = draw_shapes(count, shapes.SEEN, settings, "train")
-        return train, draw_shapes(4000, shapes.SEEN, settings, "test")
+        return train, draw_shapes(TEST_SHAPES, shapes.SEEN, settings, "test")
     splits = open_dataset(settings.data, settings.stream)
     train = read_split(splits["train"], settings, settings.limit)
     if "test" in splits:

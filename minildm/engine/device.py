@@ -8,6 +8,7 @@ import torch
 from minildm.config import LatentDiffusionConfig
 from minildm.engine.errors import UserError
 from minildm.engine.presets import Settings
+from minildm.files import without_memory
 from minildm.ldm import LatentDiffusion
 
 BYTES_PER_PARAMETER = 20  # weight, gradient, two moments and the average, float32
@@ -40,7 +41,7 @@ def autocast_to_sample(settings: Settings, device: torch.device) -> contextlib.A
 def check_memory(config: LatentDiffusionConfig, device: torch.device) -> None:
     """Raise UserError if a model of this configuration cannot be trained in the memory that the device has in all."""
     try:
-        with torch.device("meta"):  # shapes without memory
+        with without_memory():
             count = sum(parameter.numel() for parameter in LatentDiffusion(config).parameters())
     except RuntimeError:  # not even the sizes can be computed
         count = 2**63
