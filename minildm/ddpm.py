@@ -80,7 +80,7 @@ def train_ddpm(
 
     Returns: the averaged network, an EMA over about a twentieth of the steps; and the loss of every step.
     """
-    optimizer = torch.optim.Adam(network.parameters(), lr)
+    optimizer = torch.optim.Adam(network.parameters(), lr, fused=True)
     ema, losses = EMA(network, 1 - 20 / max(steps, 40)), []
     for step in range(steps):
         optimizer.param_groups[0]["lr"] = lr * min(1, (step + 1) / 50) * (1 - step / steps)
