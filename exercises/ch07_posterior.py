@@ -69,3 +69,21 @@ def price_of_variance(beta: Tensor, v: float, variance: Tensor) -> Tensor:
     Hint: the bound is averaged over the data here, so compare with q(x_{t−1} | x_t), without x_0. What is its variance?
     """
     raise NotImplementedError("ch07.4 price_of_variance: see the sections 'Gaussian data' and 'What the steps cost together'")
+
+
+def best_variances(beta: Tensor, slope: Tensor) -> Tensor:
+    """ch07.5 · difficulty 5 of 5 · 40 minutes
+
+    The data may be anything, in one dimension. All you are given of them is a guess, x̂_0(x_t) = E[x_0 | x_t], and its slope
+    dx̂_0/dx_t at the x_t that was seen. Derive the variance of q(x_{t−1} | x_t) from it: the best one for a Gaussian step.
+
+    Args:
+        beta: β_0, β_1, …, β_T, float64, shape T+1; β_0 = 0, the others in (0, 1).
+        slope: dx̂_0/dx_t at each t, float64, shape T+1; entry 0 means nothing.
+
+    Returns: shape T+1. Entry t belongs to the step from t to t − 1. Entry 0 is 0.
+
+    Hint: E[x_0 | x_t] is a fraction of two integrals over x_0 in which x_t stands only in a Gaussian. Differentiate the fraction;
+        the slope turns out to be a variance. How sure is a guess that does not move when x_t does?
+    """
+    raise NotImplementedError("ch07.5 best_variances: see the section 'Why many small steps'")

@@ -3,7 +3,7 @@
 import math
 
 import torch
-from checks import agree, close, differ_from, number, several, shaped
+from checks import agree, asked, close, differ_from, number, several, shaped
 
 BETA = torch.tensor([0.0, 0.02, 0.05, 0.1, 0.25, 0.4, 0.6], dtype=torch.float64)
 GRID = torch.linspace(-12, 12, 24001, dtype=torch.float64)
@@ -53,9 +53,12 @@ def test_posterior_variances(answer):
     turned = BETA[2:] * (1 - alpha_bar[2:]) / (1 - alpha_bar[1:-1])
     differ_from(got[2:], turned, "the fraction is turned over: a step back is surer than a step forth, β̃_t < β_t")
     differ_from(got[2:], BETA[1:-1], "that is α where ᾱ is meant: the product of all steps so far")
+    differ_from(got[2:], 1 - alpha_bar[1:-1], "1 − α_t stands below the line where 1 − ᾱ_t is meant, and cancels β_t")
     differ_from(got, wanted.sqrt(), "that is the standard deviation: the variance is asked for")
     assert abs(got[1].item()) < 1e-15, f"entry 1 is {got[1].item():.3g}: at t = 1 the posterior is certain, since x_0 is known"
     agree(got, wanted, "posterior_variances")
+    exact = got.dtype == torch.float64 and close(got[2:] / wanted[2:], torch.ones(5), 1e-9)
+    assert exact, "right to seven digits only: somewhere inside it is float32; stay in the float64 of β"
 
 
 def test_two_steps_back(answer):
@@ -107,6 +110,10 @@ def test_noise_weights(answer):
     differ_from(got, 2 * wanted, "a Gaussian's exponent has a factor ½")
     differ_from(got[2:], (wanted * (1 - BETA))[2:], "√α_t divides the mean, so α_t divides the weight")
     differ_from(got[2:], (wanted * (1 - torch.cumprod(1 - BETA, 0)) / BETA.clamp(min=1e-9))[2:], "1 − α_t where 1 − ᾱ_t is meant")
+    early = (wanted[2:] * (1 - torch.cumprod(1 - BETA, 0))[2:]) / (1 - torch.cumprod(1 - BETA, 0))[1:-1]
+    differ_from(got[2:], early, "1 − ᾱ_{t−1} stands where 1 − ᾱ_t is meant: ε is the noise in x_t")
+    tilde = torch.tensor([_by_bayes(0.0, t) for t in range(2, 7)], dtype=torch.float64)
+    differ_from(got[2:], wanted[2:] * variance[2:] / tilde, "β̃_t stands where V_t is meant: the model has a variance of its own")
     differ_from(got[2:], (wanted / BETA)[2:], "the step takes out β_t/σ_t of the noise: β_t is squared")
     differ_from(got[2:], (wanted * variance)[2:], "the variance V_t of the model divides the squared difference of the means")
     assert got[0] == 0 and got[1] == 0, "entries 0 and 1 are 0: L_0 is no KL between Gaussians"
@@ -116,7 +123,10 @@ def test_noise_weights(answer):
 def test_price_of_variance(answer):
     for v in (0.2, 3.0):
         variance = 1.3 * BETA
-        got = shaped(answer.price_of_variance(BETA, v, variance), (7,), "price_of_variance")
+        got = answer.price_of_variance(BETA, v, variance)
+        infinite = isinstance(got, torch.Tensor) and got.shape == BETA.shape and bool(got[1].isinf())
+        assert not infinite, "entry 1 is infinite: that compares with β̃_t, which knows x_0 and is 0 at t = 1; see the hint"
+        got = shaped(got, (7,), "price_of_variance")
         true = torch.tensor([1.0, *(_by_bayes(v, t) for t in range(1, 7))], dtype=torch.float64)
         used = torch.cat([true[:1], variance[1:]])
         wanted = torch.tensor(
@@ -151,3 +161,49 @@ def _with_posterior(variance):
     rho = torch.ones_like(BETA)
     rho[2:] = BETA[2:] * (1 - alpha_bar[1:-1]) / (1 - alpha_bar[2:]) / variance[2:]
     return 0.5 * (rho - 1 - rho.log())
+
+
+def _pair(v, t, places):
+    """The density of x_t at some places, for data near −1 (a third of them) and near 1.5, each with variance v."""
+    kept = _kept(t)
+    return sum(w * _normal(places, math.sqrt(kept) * m, kept * v + 1 - kept) for w, m in ((1 / 3, -1.0), (2 / 3, 1.5)))
+
+
+def _guess(v, t, x_t):
+    """E[x_0 | x_t], the data times the noise on a grid."""
+    return _moments(_pair(v, 0, GRID) * _normal(x_t, math.sqrt(_kept(t)) * GRID, 1 - _kept(t)))[0]
+
+
+def test_best_variances(answer):
+    alpha_bar = torch.cumprod(1 - BETA, 0)
+    a, noise = alpha_bar.sqrt(), 1 - alpha_bar
+    for v, x_t in ((0.05, 0.4), (0.3, -0.2)):
+        slope, wanted = torch.zeros(7, dtype=torch.float64), torch.zeros(7, dtype=torch.float64)
+        for t in range(1, 7):
+            slope[t] = (_guess(v, t, x_t + 1e-4) - _guess(v, t, x_t - 1e-4)) / 2e-4
+            wanted[t] = _moments(_pair(v, t - 1, GRID) * _normal(x_t, math.sqrt(1 - BETA[t].item()) * GRID, BETA[t].item()))[1]
+        got = asked(answer.best_variances, BETA, slope)
+        nothing = isinstance(got, torch.Tensor) and bool(got.isnan().any())
+        assert not nothing, "0/0 at t = 0: there is no step from there, its entry is 0"
+        got = shaped(got, (7,), "best_variances")
+        tilde, c = BETA[1:] * noise[:-1] / noise[1:], a[:-1] * BETA[1:] / noise[1:]
+        spread = noise[1:] / a[1:] * slope[1:]  # Var(x_0 | x_t)
+        for mistake, message in (
+            (tilde, "that is β̃_t, the variance when x_0 is known; the guess leaves something open"),
+            (c**2 * spread, "that is what the guess leaves open; the step adds its own noise, β̃_t, to it"),
+            (tilde + spread, "Var(x_0 | x_t) is added as it is; the mean of the step moves by less than x_0 does"),
+            (tilde + c * spread, "x_0 is multiplied by a_{t−1}β_t/σ_t² in the mean: its variance by the square of that"),
+            (tilde + c**2 * slope[1:], "the slope is not yet Var(x_0 | x_t): a factor σ_t²/a_t is missing"),
+            (
+                tilde + c**2 * noise[1:] * slope[1:],
+                "√ᾱ_t is missing: x_0 stands in x_t as a_t x_0, so the slope is a_t/σ_t² Var(x_0 | x_t)",
+            ),
+            (tilde + c**2 * noise[1:].sqrt() / a[1:] * slope[1:], "σ_t² is meant, not σ_t"),
+            (
+                tilde + c**2 * noise[1:] / alpha_bar[1:] * slope[1:],
+                "a root is missing: a_t = √ᾱ_t, not ᾱ_t, multiplies x_0 in x_t",
+            ),
+        ):
+            differ_from(got[1:], mistake, message)
+        assert got[0] == 0, "entry 0 is 0: there is no step from t = 0"
+        agree(got, wanted, "best_variances, against Bayes' rule on a grid", 1e-5)

@@ -134,28 +134,28 @@ def reverse_mixture(schedule: NoiseSchedule, data: Mixture, x_t: float, t: int, 
     return Mixture(chances.clamp(min=1e-300), step.mean[:, 0], step.log_var[:, 0])
 
 
-def matched(p: Mixture) -> Gaussian:
-    """The Gaussian with the mixture's mean Σ_k π_k μ_k and variance Σ_k π_k [σ_k² + (μ_k − mean)²], Eq. (07.8), of shape 1×1.
+def matched(q: Mixture) -> Gaussian:
+    """The Gaussian with the mixture's mean Σ_k π_k μ_k and variance Σ_k π_k [v_k + (μ_k − mean)²], Eq. (07.8), of shape 1×1.
 
-    Of all Gaussians g it has the smallest KL(p ‖ g).
+    Of all Gaussians g it has the smallest KL(q ‖ g).
     """
-    mean = (p.weights * p.means).sum()
-    variance = (p.weights * (torch.exp(p.log_vars) + (p.means - mean) ** 2)).sum()
+    mean = (q.weights * q.means).sum()
+    variance = (q.weights * (torch.exp(q.log_vars) + (q.means - mean) ** 2)).sum()
     return Gaussian(mean.reshape(1, 1), torch.log(variance).reshape(1, 1))
 
 
-def negentropy(p: Mixture, points: int = 4001) -> Tensor:
-    """KL(p ‖ g) of a mixture from the Gaussian g that matches its moments, Eq. (07.9): how far from Gaussian it is.
+def negentropy(q: Mixture, points: int = 4001) -> Tensor:
+    """KL(q ‖ g) of a mixture from the Gaussian g that matches its moments, Eq. (07.9): how far from Gaussian it is.
 
     A sum over a grid, up to 10 standard deviations to either side; it wants components wider than a few hundredths of the whole.
 
     Returns: one number, nats; exact to rounding, also where it is tiny.
     """
-    g = matched(p)
+    g = matched(q)
     x = g.mean[0] + torch.exp(0.5 * g.log_var[0]) * torch.linspace(-10, 10, points, dtype=g.mean.dtype)
     log_g = Gaussian(g.mean.expand(points, 1), g.log_var).log_prob(x[:, None])
-    ratio = p.log_evidence(x) - log_g
-    # p log(p/g) − p + g, whose last two integrate to 0, so that nothing large cancels
+    ratio = q.log_evidence(x) - log_g
+    # q log(q/g) − q + g, whose last two integrate to 0, so that nothing large cancels
     return torch.trapezoid(torch.exp(log_g) * (ratio * torch.exp(ratio) - torch.expm1(ratio)), x)
 
 

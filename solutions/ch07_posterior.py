@@ -32,3 +32,16 @@ def price_of_variance(beta: Tensor, v: float, variance: Tensor) -> Tensor:
     r = alpha_bar * v + 1 - alpha_bar
     rho = beta[1:] * r[:-1] / r[1:] / variance[1:]
     return torch.cat([torch.zeros_like(beta[:1]), 0.5 * (rho - 1 - torch.log(rho))])
+
+
+def best_variances(beta: Tensor, slope: Tensor) -> Tensor:
+    """ch07.5: β̃_t + (a_{t−1}β_t/σ_t²)² Var(x_0 | x_t), and the slope is a_t/σ_t² Var(x_0 | x_t).
+
+    For ∂/∂x_t log N(x_t; a_t x_0, σ_t²) = (a_t x_0 − x_t)/σ_t². The fraction's derivative is therefore the covariance of x_0
+    with (a_t x_0 − x_t)/σ_t², given x_t.
+    """
+    alpha_bar = torch.cumprod(1 - beta, 0)
+    noise, noise_before = 1 - alpha_bar[1:], 1 - alpha_bar[:-1]
+    left_open = noise / alpha_bar[1:].sqrt() * slope[1:]
+    inner = beta[1:] * noise_before / noise + alpha_bar[:-1] * (beta[1:] / noise) ** 2 * left_open
+    return torch.cat([torch.zeros_like(beta[:1]), inner])
