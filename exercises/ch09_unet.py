@@ -51,7 +51,7 @@ def turned(features: Tensor, delta: Tensor) -> Tensor:
     From e(t) to e(t + δ), without being told t: (09.5) has hands that run round circles, and all are to be turned on.
 
     Args:
-        features: e(t) for N times, cosines first, then sines, float64, N×2m.
+        features: e(t) for N times of any size, cosines first, then sines, float64, N×2m.
         delta: how much later, one for each, real, may be negative, float64, N.
 
     Returns: e(t + δ), N×2m.

@@ -1,6 +1,6 @@
 """Plausible mistakes in chapter 09's exercises; each docstring is what the check should say."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -35,6 +35,17 @@ def size_and_reach__size_without_gaps(size: int, layers: list) -> tuple[int, int
 def size_and_reach__reach_without_gaps(size: int, layers: list) -> tuple[int, int]:
     """the reach as if no kernel had gaps"""
     return _stack(size, layers, lambda layer: layer[0] - 1, _out, _widen)
+
+
+def size_and_reach__gap_after_the_last(size: int, layers: list) -> tuple[int, int]:
+    """not D K"""
+    return _stack(size, layers, lambda layer: layer[3] * layer[0] - 1, _out, _widen)
+
+
+def size_and_reach__floats(size: int, layers: list) -> tuple[int, int]:
+    """two integers are wanted"""
+    size, reach = _stack(size, layers, _span, lambda *given: float(_out(*given)), _widen)
+    return size + 0.0, reach + 0.0
 
 
 def size_and_reach__without_strides(size: int, layers: list) -> tuple[int, int]:
@@ -78,6 +89,24 @@ def adaptive_norm__exchanged(h: Tensor, time: Tensor, weight: Tensor, bias: Tens
 def adaptive_norm__no_silu(h: Tensor, time: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float = 1e-5) -> Tensor:
     """time without its SiLU"""
     scale, shift = (time @ weight.T + bias)[:, :, None, None].chunk(2, 1)
+    return (1 + scale) * F.group_norm(h, groups, eps=eps) + shift
+
+
+def adaptive_norm__no_bias(h: Tensor, time: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float = 1e-5) -> Tensor:
+    """without its bias"""
+    scale, shift = _numbers(time, weight, 0 * bias)
+    return (1 + scale) * F.group_norm(h, groups, eps=eps) + shift
+
+
+def adaptive_norm__shift_first(h: Tensor, time: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float = 1e-5) -> Tensor:
+    """the shift is not to be scaled"""
+    scale, shift = _numbers(time, weight, bias)
+    return (1 + scale) * (F.group_norm(h, groups, eps=eps) + shift)
+
+
+def adaptive_norm__by_turns(h: Tensor, time: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float = 1e-5) -> Tensor:
+    """taken by turns"""
+    scale, shift = (F.silu(time) @ weight.T + bias)[:, :, None, None].unflatten(1, (-1, 2)).unbind(2)
     return (1 + scale) * F.group_norm(h, groups, eps=eps) + shift
 
 
@@ -159,6 +188,36 @@ def turned__too_slow(features: Tensor, delta: Tensor) -> Tensor:
     return _turn(features, delta[:, None] * 10000.0 ** (-torch.arange(width // 2, dtype=torch.float64) / width))
 
 
+def _read_off(features: Tensor) -> Tensor:
+    m = features.shape[1] // 2
+    return torch.atan2(features[:, -1], features[:, m - 1]) * 10000.0 ** ((m - 1) / m)
+
+
+def turned__read_off(features: Tensor, delta: Tensor) -> Tensor:
+    """read off the slowest hand"""
+    angle = _angle(features, _read_off(features) + delta)
+    return torch.cat([angle.cos(), angle.sin()], 1)
+
+
+def turned__read_off_once_round(features: Tensor, delta: Tensor) -> Tensor:
+    """read off the slowest hand"""
+    m = features.shape[1] // 2
+    angle = _angle(features, _read_off(features) % (2 * torch.pi * 10000.0 ** ((m - 1) / m)) + delta)
+    return torch.cat([angle.cos(), angle.sin()], 1)
+
+
+def turned__sign_of_the_cosine(features: Tensor, delta: Tensor) -> Tensor:
+    """cos α cos β − sin α sin β"""
+    angle, (cos, sin) = _angle(features, delta), features.chunk(2, 1)
+    return torch.cat([cos * angle.cos() + sin * angle.sin(), sin * angle.cos() + cos * angle.sin()], 1)
+
+
+def turned__sign_of_the_sine(features: Tensor, delta: Tensor) -> Tensor:
+    """sin α cos β + cos α sin β"""
+    angle, (cos, sin) = _angle(features, delta), features.chunk(2, 1)
+    return torch.cat([cos * angle.cos() - sin * angle.sin(), sin * angle.cos() - cos * angle.sin()], 1)
+
+
 def attend_to_stream__no_root(query: Tensor, pieces: Iterator) -> Tensor:
     """not divided by √d"""
     key, value = (torch.cat(each) for each in zip(*pieces, strict=True))
@@ -208,6 +267,45 @@ def attend_to_stream__not_rescaled(query: Tensor, pieces: Iterator) -> Tensor:
     return above / below
 
 
+def _streamed(query: Tensor, pieces: Iterator, start: float, largest_of: Callable[[Tensor], Tensor]) -> Tensor:
+    """Running sums, measured from the largest logit so far, which begins somewhere."""
+    above, below, largest = 0.0, 0.0, query.new_full((len(query), 1), start)
+    for key, value in pieces:
+        logits = query @ key.T / query.shape[1] ** 0.5
+        new = torch.maximum(largest, largest_of(logits))
+        weight, correction = torch.exp(logits - new), torch.exp(largest - new)
+        above, below, largest = correction * above + weight @ value, correction * below + weight.sum(1, keepdim=True), new
+    return above / below
+
+
+def attend_to_stream__from_zero(query: Tensor, pieces: Iterator) -> Tensor:
+    """begins at −∞, not at 0"""
+    return _streamed(query, pieces, 0.0, lambda logits: logits.amax(1, keepdim=True))
+
+
+def attend_to_stream__one_largest(query: Tensor, pieces: Iterator) -> Tensor:
+    """the largest of each query"""
+    return _streamed(query, pieces, -torch.inf, lambda logits: logits.max())
+
+
+def _at_once(query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    return (query @ keys.T / query.shape[1] ** 0.5).softmax(1) @ values
+
+
+def attend_to_stream__all_held(query: Tensor, pieces: Iterator) -> Tensor:
+    """earlier pieces are still held"""
+    keys, values = zip(*list(pieces), strict=True)
+    return _at_once(query, torch.cat(keys), torch.cat(values))
+
+
+def attend_to_stream__collected(query: Tensor, pieces: Iterator) -> Tensor:
+    """pieces are collected"""
+    keys, values = next(pieces)
+    for key, value in pieces:
+        keys, values = torch.cat([keys, key]), torch.cat([values, value])
+    return _at_once(query, keys, values)
+
+
 def _fold(weight: Tensor, rows: list) -> Tensor:
     fold = weight.new_tensor(rows)
     return torch.einsum("apk,bql,ockl->abocpq", fold, fold, weight)
@@ -236,3 +334,18 @@ def four_kernels__transposed(weight: Tensor) -> Tensor:
 def four_kernels__cut(weight: Tensor) -> Tensor:
     """cut out"""
     return _fold(weight, [[[1, 0, 0], [0, 1, 0]], [[0, 1, 0], [0, 0, 1]]])
+
+
+def four_kernels__a_and_b(weight: Tensor) -> Tensor:
+    """a belongs to the rows"""
+    return _fold(weight, [[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]]).transpose(0, 1)
+
+
+def four_kernels__turned(weight: Tensor) -> Tensor:
+    """kernels turned round"""
+    return _fold(weight, [[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]]).flip(-1, -2)
+
+
+def four_kernels__turned_before(weight: Tensor) -> Tensor:
+    """kernels turned round"""
+    return _fold(weight.flip(-1, -2), [[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]])
