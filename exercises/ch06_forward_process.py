@@ -7,7 +7,6 @@ def alpha_bar_of(beta: Tensor) -> Tensor:
     """ch06.1 · difficulty 1 of 5 · 5 minutes
 
     The table of ᾱ, indexed by t itself, from a table of β as other libraries store it: without the entry at 0, and in float32.
-    No loop.
 
     Args:
         beta: β_1 … β_T, float32, shape T.
@@ -19,19 +18,21 @@ def alpha_bar_of(beta: Tensor) -> Tensor:
     raise NotImplementedError("ch06.1 alpha_bar_of: see the section 'All steps at once'")
 
 
-def merged(beta: Tensor, times: Tensor) -> Tensor:
+def merged(c: Tensor, d: Tensor, times: Tensor) -> tuple[Tensor, Tensor]:
     """ch06.2 · difficulty 2 of 5 · 15 minutes
 
-    A chain that visits only some of the times, and is distributed there exactly as the long one. Its k-th step goes from
-    times[k−1] to times[k] at once: x → √(1 − b_k) x + √b_k ε. Find the b_k.
+    A chain with any factors, x_t = c_t x_{t−1} + d_t ε_t: c_t² + d_t² need not be 1. Find the one that visits only some of its
+    times, and is distributed there exactly as the long one. Its k-th step goes from times[k−1] to times[k] at once:
+    x → C_k x + D_k ε.
 
     Args:
-        beta: β_0 … β_T of the long chain (β_0 = 0), float64, shape T+1.
+        c: the factors c_0 … c_T (c_0 = 1), all positive, float64, shape T+1.
+        d: the deviations d_0 … d_T (d_0 = 0), float64, shape T+1.
         times: integers, rising, the first of them 0 and the last at most T, shape K+1.
 
-    Returns: b_0 … b_K with b_0 = 0, float64, shape K+1.
+    Returns: C_0 … C_K with C_0 = 1, and D_0 … D_K with D_0 = 0, both float64, shape K+1.
 
-    Hint: what share of the signal does a jump have to leave? The signal that is left at both of its ends is known.
+    Hint: start with all mass at one place and go through the steps of one jump. What becomes of the noise that came early?
     """
     raise NotImplementedError("ch06.2 merged: see the section 'All steps at once'")
 
@@ -66,7 +67,7 @@ def exploding_twin(alpha_bar: Tensor) -> Tensor:
 
     Hint: divide (06.1) by a_t. Or: how much noise does y_t hold in all, and what adds up when independent noises are added?
     """
-    raise NotImplementedError("ch06.4 exploding_twin: see the section 'One step'")
+    raise NotImplementedError("ch06.4 exploding_twin: see the sections 'One step' and 'All steps at once'")
 
 
 def shifted(alpha_bar: Tensor, factor: float) -> Tensor:

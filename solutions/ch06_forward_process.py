@@ -10,10 +10,16 @@ def alpha_bar_of(beta: Tensor) -> Tensor:
     return torch.cumprod(torch.cat([beta.new_ones(1), 1 - beta]), 0)
 
 
-def merged(beta: Tensor, times: Tensor) -> Tensor:
-    """ch06.2: the jump from s to t leaves ᾱ_t/ᾱ_s of the signal's variance, so it adds 1 − ᾱ_t/ᾱ_s of noise."""
-    left = torch.cumprod(1 - beta, 0)[times]
-    return torch.cat([beta.new_zeros(1), 1 - left[1:] / left[:-1]])
+def merged(c: Tensor, d: Tensor, times: Tensor) -> tuple[Tensor, Tensor]:
+    """ch06.2: within a jump factors multiply, and the variance gathered so far is multiplied by the square of each."""
+    factors, variances = torch.zeros(2, len(times), dtype=torch.float64)
+    factors[0] = 1
+    for k in range(1, len(times)):
+        factor, variance = 1.0, 0.0
+        for t in range(int(times[k - 1]) + 1, int(times[k]) + 1):
+            factor, variance = c[t] * factor, c[t] ** 2 * variance + d[t] ** 2
+        factors[k], variances[k] = factor, variance
+    return factors, variances.sqrt()
 
 
 def time_of_snr(alpha_bar: Tensor, snr: Tensor) -> Tensor:

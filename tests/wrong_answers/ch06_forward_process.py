@@ -1,5 +1,7 @@
 """Plausible mistakes in chapter 06's exercises; each docstring is what the check should say."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -58,54 +60,105 @@ def alpha_bar_of__in_place(beta: Tensor) -> Tensor:
     return torch.cat([_one(beta), torch.cumprod(beta.neg_().add_(1).double(), 0)])
 
 
-def _left(beta: Tensor, times: Tensor) -> Tensor:
-    return torch.cumprod(1 - beta, 0)[times]
+def alpha_bar_of__subtracted_first(beta: Tensor) -> Tensor:
+    """1 − β was subtracted in float32"""
+    return torch.cat([_one(beta), torch.cumprod((1 - beta).double(), 0)])
 
 
-def merged__picked(beta: Tensor, times: Tensor) -> Tensor:
-    """that is β at the chosen times"""
-    return beta[times]
+def alpha_bar_of__one_at_the_end(beta: Tensor) -> Tensor:
+    """the 1 stands at the end"""
+    return torch.cat([torch.cumprod(1 - beta.double(), 0), _one(beta)])
 
 
-def merged__sum(beta: Tensor, times: Tensor) -> Tensor:
-    """noise that came early is shrunk"""
-    total = torch.cumsum(beta, 0)[times]
-    return torch.diff(total, prepend=total[:1])
+def _jumps(c: Tensor, d: Tensor, times: Tensor) -> tuple[Tensor, Tensor]:
+    """The right C and D²."""
+    factors, variances = [1.0], [0.0]
+    for start, end in zip(times[:-1].tolist(), times[1:].tolist(), strict=True):
+        variance = 0.0
+        for t in range(start + 1, end + 1):
+            variance = c[t].item() ** 2 * variance + d[t].item() ** 2
+        factors.append(c[start + 1 : end + 1].prod().item())
+        variances.append(variance)
+    return torch.tensor(factors, dtype=torch.float64), torch.tensor(variances, dtype=torch.float64)
 
 
-def merged__mean(beta: Tensor, times: Tensor) -> Tensor:
-    """a mean of β"""
-    total = torch.cumsum(beta, 0)[times]
-    return torch.cat([beta.new_zeros(1), total.diff() / times.diff()])
+def merged__picked(c: Tensor, d: Tensor, times: Tensor) -> tuple[Tensor, Tensor]:
+    """that is c at the chosen times"""
+    return c[times], d[times]
 
 
-def merged__from_the_start(beta: Tensor, times: Tensor) -> Tensor:
-    """all noise since t = 0"""
-    return 1 - _left(beta, times)
-
-
-def merged__what_is_left(beta: Tensor, times: Tensor) -> Tensor:
-    """that is 1 − b_k"""
-    left = _left(beta, times)
-    return torch.cat([beta.new_zeros(1), left[1:] / left[:-1]])
-
-
-def merged__rates(beta: Tensor, times: Tensor) -> Tensor:
-    """no root of ᾱ_t/ᾱ_s"""
-    left = _left(beta, times).sqrt()
-    return torch.cat([beta.new_zeros(1), 1 - left[1:] / left[:-1]])
-
-
-def merged__early(beta: Tensor, times: Tensor) -> Tensor:
+def merged__early(c: Tensor, d: Tensor, times: Tensor) -> tuple[Tensor, Tensor]:
     """does the steps s + 1 … t"""
-    before = torch.cat([beta.new_ones(1), torch.cumprod(1 - beta, 0)])[times]
-    return torch.cat([beta.new_zeros(1), 1 - before[1:] / before[:-1]])
+    return _jumps(torch.cat([c[:1], c[:-1]]), torch.cat([d[:1], d[:-1]]), times)
 
 
-def merged__without_zero(beta: Tensor, times: Tensor) -> Tensor:
+def merged__index_before(c: Tensor, d: Tensor, times: Tensor) -> tuple[Tensor, Tensor]:
+    """does the steps s + 1 … t"""
+    product = c.cumprod(0)[times - 1]
+    return torch.cat([c[:1], product[1:] / product[:-1]]), _jumps(c, d, times)[1].sqrt()
+
+
+def merged__from_the_start(c: Tensor, d: Tensor, times: Tensor) -> tuple[Tensor, Tensor]:
+    """all factors since t = 0"""
+    return c.cumprod(0)[times], _jumps(c, d, times)[1].sqrt()
+
+
+def merged__factor_squared(c: Tensor, d: Tensor, times: Tensor) -> tuple[Tensor, Tensor]:
+    """that is C_k²"""
+    factor, variance = _jumps(c, d, times)
+    return factor**2, variance.sqrt()
+
+
+def merged__deviation_picked(c: Tensor, d: Tensor, times: Tensor) -> tuple[Tensor, Tensor]:
+    """that is d at the chosen times"""
+    return _jumps(c, d, times)[0], d[times]
+
+
+def merged__only_added(c: Tensor, d: Tensor, times: Tensor) -> tuple[Tensor, Tensor]:
+    """noise that came early is multiplied by the later c"""
+    return _jumps(c, d, times)[0], torch.diff(d.square().cumsum(0)[times], prepend=d[:1]).sqrt()
+
+
+def merged__variance(c: Tensor, d: Tensor, times: Tensor) -> tuple[Tensor, Tensor]:
+    """that is D_k², the variance"""
+    return _jumps(c, d, times)
+
+
+def merged__variance_preserved(c: Tensor, d: Tensor, times: Tensor) -> tuple[Tensor, Tensor]:
+    """right only for a chain with c² + d² = 1"""
+    factor = _jumps(c, d, times)[0]
+    return factor, (1 - factor**2).clamp(min=0).sqrt()
+
+
+def _since_the_start(c: Tensor, d: Tensor, times: Tensor) -> Tensor:
+    return torch.stack([_jumps(c, d, torch.tensor([0, t]))[1][1] for t in times.tolist()])
+
+
+def merged__all_noise(c: Tensor, d: Tensor, times: Tensor) -> tuple[Tensor, Tensor]:
+    """all noise since t = 0"""
+    return _jumps(c, d, times)[0], _since_the_start(c, d, times).sqrt()
+
+
+def merged__difference(c: Tensor, d: Tensor, times: Tensor) -> tuple[Tensor, Tensor]:
+    """a difference of the noise at both ends"""
+    return _jumps(c, d, times)[0], _since_the_start(c, d, times).diff(prepend=d[:1]).clamp(min=0).sqrt()
+
+
+def merged__without_zero(c: Tensor, d: Tensor, times: Tensor) -> tuple[Tensor, Tensor]:
     """the shape is (5,)"""
-    left = _left(beta, times)
-    return 1 - left[1:] / left[:-1]
+    factor, variance = _jumps(c, d, times)
+    return factor[1:], variance[1:].sqrt()
+
+
+def merged__one_thing(c: Tensor, d: Tensor, times: Tensor) -> Tensor:
+    """2 things are to be returned"""
+    return _jumps(c, d, times)[0]
+
+
+def merged__in_float32(c: Tensor, d: Tensor, times: Tensor) -> tuple[Tensor, Tensor]:
+    """float64 is wanted"""
+    factor, variance = _jumps(c, d, times)
+    return factor.float(), variance.sqrt().float()
 
 
 def _place(table: Tensor, value: Tensor) -> Tensor:
@@ -150,6 +203,22 @@ def time_of_snr__with_the_infinite_entry(alpha_bar: Tensor, snr: Tensor) -> Tens
     return _place(log_snr, 0.5 * torch.log(snr)) - 1
 
 
+def time_of_snr__weight_reversed(alpha_bar: Tensor, snr: Tensor) -> Tensor:
+    """the weight is the wrong way round"""
+    t = _place(_log_snr(alpha_bar), 0.5 * torch.log(snr))
+    return t.floor() + 1 - (t - t.floor())
+
+
+def time_of_snr__root_forgotten(alpha_bar: Tensor, snr: Tensor) -> Tensor:
+    """the signal rate is the root of ᾱ"""
+    return _place(torch.log(alpha_bar[1:] / (1 - alpha_bar[1:]).sqrt()), 0.5 * torch.log(snr))
+
+
+def time_of_snr__in_float32(alpha_bar: Tensor, snr: Tensor) -> Tensor:
+    """float64 is wanted"""
+    return _place(_log_snr(alpha_bar), 0.5 * torch.log(snr)).float()
+
+
 def exploding_twin__in_all(alpha_bar: Tensor) -> Tensor:
     """g_t is what the step adds"""
     return torch.sqrt((1 - alpha_bar) / alpha_bar)
@@ -183,6 +252,16 @@ def exploding_twin__by_the_rate_before(alpha_bar: Tensor) -> Tensor:
 def exploding_twin__by_alpha_bar(alpha_bar: Tensor) -> Tensor:
     """the signal rate is its root"""
     return _beta(alpha_bar).sqrt() / alpha_bar
+
+
+def exploding_twin__signal_lost(alpha_bar: Tensor) -> Tensor:
+    """a difference of ᾱ is the signal that x loses"""
+    return torch.cat([alpha_bar.new_zeros(1), (alpha_bar[:-1] - alpha_bar[1:]).sqrt()])
+
+
+def exploding_twin__in_float32(alpha_bar: Tensor) -> Tensor:
+    """float64 is wanted"""
+    return torch.diff(1 / alpha_bar, prepend=alpha_bar[:1]).sqrt().float()
 
 
 def exploding_twin__without_zero(alpha_bar: Tensor) -> Tensor:
@@ -219,3 +298,19 @@ def shifted__divided_by_zero(alpha_bar: Tensor, factor: float) -> Tensor:
 def shifted__unchanged(alpha_bar: Tensor, factor: float) -> Tensor:
     """nothing has changed"""
     return alpha_bar
+
+
+def shifted__limited(alpha_bar: Tensor, factor: float) -> Tensor:
+    """was a limit put under"""
+    snr = alpha_bar / (1 - alpha_bar).clamp(min=1e-8) / factor**2
+    return snr / (1 + snr)
+
+
+def shifted__sigmoid_of_lambda(alpha_bar: Tensor, factor: float) -> Tensor:
+    """a² = sigmoid(2λ)"""
+    return torch.sigmoid(0.5 * torch.logit(alpha_bar) - math.log(factor))
+
+
+def shifted__in_float32(alpha_bar: Tensor, factor: float) -> Tensor:
+    """float64 is wanted"""
+    return (alpha_bar / (alpha_bar + factor**2 * (1 - alpha_bar))).float()
