@@ -51,9 +51,9 @@ def best_skip(a: Tensor, s: Tensor, variance: float) -> tuple[Tensor, Tensor]:
 
     Returns: c_skip and c_out, shape N each. (For variance 1 and a² + s² = 1 you will find that F is −v.)
 
-    Hint: insert x_t = a x_0 + s ε. The mean square is a parabola in c_skip.
+    Hint: insert x_t = a x_0 + s ε. The mean square is a parabola in c_skip. (The best guess in one cloud has this slope.)
     """
-    raise NotImplementedError("ch08.3 best_skip: see the section 'What a frame leaves open'")
+    raise NotImplementedError("ch08.3 best_skip: see the section 'What a squared error learns'")
 
 
 def what_is_left(curvature: Tensor, a: Tensor, s: Tensor) -> Tensor:
@@ -74,7 +74,7 @@ def what_is_left(curvature: Tensor, a: Tensor, s: Tensor) -> Tensor:
     raise NotImplementedError("ch08.4 what_is_left: see the section 'The score of all data'")
 
 
-def any_noise(x: Tensor, slope: Tensor, beta: float, h: float) -> tuple[Tensor, Tensor]:
+def any_noise(x: Tensor, slope: Tensor, beta: float, h: float) -> tuple[Tensor, float]:
     """ch08.5 · difficulty 4 of 5 · 30 minutes
 
     Between the reverse SDE and the probability-flow ODE, and beyond. A process runs backwards, dx = drift dt + rate dW with
@@ -87,7 +87,7 @@ def any_noise(x: Tensor, slope: Tensor, beta: float, h: float) -> tuple[Tensor, 
         beta: β(t), positive.
         h: how much noise, at least 0; it may be above 1.
 
-    Returns: drift and rate at each of the numbers, shape N each.
+    Returns: the drift at each of the numbers, shape N, and the rate, one number, since it is the same for all.
 
     Hint: what the noise does to an average is −½ rate² E[φ' ∇ log q], as if it were a drift. Mind that time runs backwards.
     """

@@ -4,7 +4,7 @@ import itertools
 import math
 
 import torch
-from checks import agree, asked, differ_from, several, shaped
+from checks import agree, asked, close, differ_from, number, several, shaped
 
 KINDS = ("epsilon", "x0", "v", "flow", "score")
 A = torch.tensor([0.95, 0.7, 0.4, 0.05], dtype=torch.float64)  # rates whose squares do not sum to 1
@@ -24,6 +24,10 @@ def test_from_score(answer):
     got_x0, got_noise, got_v, got_u = (
         shaped(each, (4, 4), f"from_score: {name}") for each, name in zip(got, "x̂_0 ε̂ v̂ û".split(), strict=True)
     )
+    right = (x0, noise, a * noise - s * x0, noise - x0)
+    for order in list(itertools.permutations(range(4)))[1:]:  # the first leaves everything in its place
+        moved = all(close(each, right[place]) for each, place in zip(got, order, strict=True))
+        assert not moved, "all four are right, and in another order than x̂_0, ε̂, v̂, û"
     differ_from(got_noise, -noise, "the noise has the wrong sign: the score points away from the noise")
     differ_from(got_noise, -slope, "the score is −ε/σ: the σ is still in it")
     differ_from(got_noise, noise * s, "the noise is σ times too small: the score is −ε/σ, with σ and not its square")
@@ -33,6 +37,9 @@ def test_from_score(answer):
     differ_from(got_x0, (x_t - s**2 * slope) / a, "downhill: Tweedie's step goes with the score")
     differ_from(got_x0, (x_t + s * slope) / a, "Tweedie's step has the length σ² times the score, not σ times")
     differ_from(got_v, a * x0 - s * noise, "v is a ε − σ x_0: the two changed places")
+    by_one = "v̂: a² + σ² was taken to be 1; a ε̂ − σ x̂_0 needs no such thing"
+    differ_from(got_v, (a * x_t - x0) / s, by_one)
+    differ_from(got_v, (noise - s * x_t) / a, by_one)
     differ_from(got_u, x0 - noise, "u points from the data to the noise: ε − x_0")
     agree(got_x0, x0, "from_score, x̂_0")
     agree(got_noise, noise, "from_score, ε̂")
@@ -52,15 +59,22 @@ def test_exchange_weight(answer):
     for says, weighed in itertools.product(KINDS, KINDS):
         got = shaped(asked(answer.exchange_weight, A, S, says, weighed), (4,), f"exchange_weight, {says} weighed as {weighed}")
         wanted = off[weighed] / off[says]
+        if "score" in (says, weighed) and says != weighed:
+            for of_score, mistake in (
+                (off["epsilon"], "the score was treated like the noise; it is −ε/σ"),
+                (
+                    off["epsilon"] * S**2,
+                    "the score was taken to be −σ ε; it is −ε/σ, an error in it is one σ times as large in ε",
+                ),
+            ):
+                spoiled = {**off, "score": of_score}
+                differ_from(got, spoiled[weighed] / spoiled[says], mistake)
         if says != weighed:
             differ_from(got, 1 / wanted, "upside down: an error in what is said is to be turned into one in the other")
             differ_from(got, wanted.sqrt(), "the errors are squared, so the ratio of the scales is squared as well")
         if "v" in (says, weighed) and says != weighed:
             by_one = off[weighed] / off[says] * (A**2 + S**2) ** (2 if says == "v" else -2)
             differ_from(got, by_one, "a² + σ² was taken to be 1")
-        if "score" in (says, weighed) and says != weighed:
-            as_noise = off["epsilon" if weighed == "score" else weighed] / off["epsilon" if says == "score" else says]
-            differ_from(got, as_noise, "the score was treated like the noise; it is −ε/σ")
         agree(got, wanted, f"exchange_weight, {says} weighed as {weighed}")
 
 
@@ -82,6 +96,8 @@ def test_best_skip(answer):
         differ_from(skip, torch.zeros_like(A), "c_skip = 0 asks for the picture itself; the frame knows part of it")
         if variance != 1:
             differ_from(skip, A / (A**2 + S**2), "right for data of variance 1; the variance of the data counts")
+            forgot = "the variance of the data was forgotten below: the frame's mean square is a² V + σ²"
+            differ_from(skip, A * variance / (A**2 + S**2), forgot)
         differ_from(skip, A, "c_skip = a is the velocity's, for variance 1 and a² + σ² = 1 only")
         agree(skip, wanted, f"best_skip, c_skip for variance {variance:g}", 1e-5)
         differ_from(out, to_add(wanted), "c_out is a deviation: the root of that mean square", 1e-5)
@@ -118,6 +134,7 @@ def test_what_is_left(answer):
     differ_from(
         got, S**2 / A**2 * (1 - S**2 * curvature), "the sign before the curvature: where log q is most curved, least is left"
     )
+    differ_from(got, -1 / curvature, "so wide is a Gaussian in x_t with this curvature; x_0 given x_t is asked for")
     differ_from(got, -(S**4) / A**2 * curvature, "without the curvature σ²/a² would be left: the 1 is missing")
     differ_from(got, S**4 / A**2 * curvature, "without the curvature σ²/a² would be left: the 1 is missing")
     differ_from(got, wanted * A**2, "that is the variance of a x_0")
@@ -143,9 +160,7 @@ def test_any_noise(answer):
     later, earlier = (_below(x, 0.8 * math.exp(-0.5 * beta * step)) for step in (1e-5, -1e-5))
     for h in (0.0, 1.0, 0.5, 2.0):
         got = several(asked(answer.any_noise, x, slope, beta, h), 2, "any_noise")
-        drift, rate = (
-            shaped(each, (9,), f"any_noise: {name}") for each, name in zip(got, ("the drift", "the rate"), strict=True)
-        )
+        drift, rate = shaped(got[0], (9,), "any_noise: the drift"), number(got[1], "any_noise: the rate")
         for wrong, mistake in (
             (h * beta, "the rate is h times the root of β"),
             (h**2 * beta, "that is the rate's square"),
@@ -153,8 +168,8 @@ def test_any_noise(answer):
             (math.sqrt(h * beta), "the rate is h √β: h is outside the root"),
         ):
             if abs(wrong - h * math.sqrt(beta)) > 1e-9:
-                differ_from(rate, torch.full_like(x, wrong), mistake)
-        agree(rate, torch.full_like(x, h * math.sqrt(beta)), "any_noise, the rate")
+                differ_from(rate, wrong, mistake)
+        agree(rate, h * math.sqrt(beta), "any_noise, the rate")
         for factor, mistake in (
             (1 + h**2, "twice as much score as needed: the ½ before g² is missing"),
             (0.5 * (1 - h**2), "time runs backwards: noise calls for more of the score, not less"),
@@ -164,6 +179,10 @@ def test_any_noise(answer):
         ):
             if abs(factor - 0.5 * (1 + h**2)) > 1e-9:
                 differ_from(drift, -0.5 * beta * x - factor * beta * slope, mistake)
+        if h != 1:
+            forth = "−½ β x is the forward drift; it is there whatever the noise on the way back, so it has no h"
+            for factor in (0.5 * (1 + h**2), h**2):
+                differ_from(drift, -0.5 * h**2 * beta * x - factor * beta * slope, forth)
         differ_from(drift, 0.5 * beta * x + 0.5 * (1 + h**2) * beta * slope, "the sign: dt is negative, the drift is not turned")
         # what flows through each place must make the density go back as it came: −drift q − ½ rate² q' = ∂P(x_t < x)/∂t
         wanted = -(later - earlier) / 2e-5 / q - 0.5 * h**2 * beta * slope

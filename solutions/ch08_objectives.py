@@ -29,6 +29,6 @@ def what_is_left(curvature: Tensor, a: Tensor, s: Tensor) -> Tensor:
     return s**2 / a**2 * (1 + s**2 * curvature)
 
 
-def any_noise(x: Tensor, slope: Tensor, beta: float, h: float) -> tuple[Tensor, Tensor]:
+def any_noise(x: Tensor, slope: Tensor, beta: float, h: float) -> tuple[Tensor, float]:
     """ch08.5: the ODE's drift, and against the noise's spreading another ½ h² β ∇ log q."""
-    return -0.5 * beta * x - 0.5 * (1 + h**2) * beta * slope, torch.full_like(x, h * beta**0.5)
+    return -0.5 * beta * x - 0.5 * (1 + h**2) * beta * slope, h * beta**0.5

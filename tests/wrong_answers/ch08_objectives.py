@@ -61,6 +61,24 @@ def from_score__flow_turned(slope: Tensor, x_t: Tensor, a: Tensor, s: Tensor) ->
     return x0, noise, v, -flow
 
 
+def from_score__another_order(slope: Tensor, x_t: Tensor, a: Tensor, s: Tensor) -> Four:
+    """in another order than"""
+    x0, noise, v, flow = _all_of(-s[:, None] * slope, x_t, a[:, None], s[:, None])
+    return noise, x0, v, flow
+
+
+def from_score__squares_sum_to_one(slope: Tensor, x_t: Tensor, a: Tensor, s: Tensor) -> Four:
+    """a² + σ² was taken to be 1"""
+    x0, noise, _, flow = _all_of(-s[:, None] * slope, x_t, a[:, None], s[:, None])
+    return x0, noise, (a[:, None] * x_t - x0) / s[:, None], flow
+
+
+def from_score__squares_sum_to_one_by_noise(slope: Tensor, x_t: Tensor, a: Tensor, s: Tensor) -> Four:
+    """a² + σ² was taken to be 1"""
+    x0, noise, _, flow = _all_of(-s[:, None] * slope, x_t, a[:, None], s[:, None])
+    return x0, noise, (noise - s[:, None] * x_t) / a[:, None], flow
+
+
 def from_score__only_the_picture(slope: Tensor, x_t: Tensor, a: Tensor, s: Tensor) -> Tensor:
     """4 things are to be returned"""
     return (x_t + s[:, None] ** 2 * slope) / a[:, None]
@@ -92,6 +110,12 @@ def exchange_weight__score_as_noise(a: Tensor, s: Tensor, says: str, weighed: st
     return (scales[says] / scales[weighed]) ** 2
 
 
+def exchange_weight__score_times_sigma(a: Tensor, s: Tensor, says: str, weighed: str) -> Tensor:
+    """the score was taken to be −σ ε"""
+    scales = {**_scales(a, s), "score": 1 / a}
+    return (scales[says] / scales[weighed]) ** 2
+
+
 def best_skip__of_the_noise(a: Tensor, s: Tensor, variance: float) -> tuple[Tensor, Tensor]:
     """the way of noise prediction"""
     return 1 / a, s / a
@@ -110,6 +134,12 @@ def best_skip__of_the_velocity(a: Tensor, s: Tensor, variance: float) -> tuple[T
 def best_skip__for_variance_one(a: Tensor, s: Tensor, variance: float) -> tuple[Tensor, Tensor]:
     """the variance of the data counts"""
     return a / (a**2 + s**2), s * (variance / (a**2 * variance + s**2)) ** 0.5
+
+
+def best_skip__variance_forgotten_below(a: Tensor, s: Tensor, variance: float) -> tuple[Tensor, Tensor]:
+    """forgotten below"""
+    total = a**2 + s**2
+    return a * variance / total, torch.sqrt(variance * s**2 / total)
 
 
 def best_skip__no_root(a: Tensor, s: Tensor, variance: float) -> tuple[Tensor, Tensor]:
@@ -138,6 +168,11 @@ def best_skip__negative(a: Tensor, s: Tensor, variance: float) -> tuple[Tensor, 
 def what_is_left__wrong_sign(curvature: Tensor, a: Tensor, s: Tensor) -> Tensor:
     """the sign before the curvature"""
     return s**2 / a**2 * (1 - s**2 * curvature)
+
+
+def what_is_left__laplace(curvature: Tensor, a: Tensor, s: Tensor) -> Tensor:
+    """x_0 given x_t is asked for"""
+    return -1 / curvature
 
 
 def what_is_left__no_one(curvature: Tensor, a: Tensor, s: Tensor) -> Tensor:
@@ -174,45 +209,55 @@ def _drift(x: Tensor, slope: Tensor, beta: float, factor: float) -> Tensor:
     return -0.5 * beta * x - factor * beta * slope
 
 
-def _rate(x: Tensor, beta: float, h: float) -> Tensor:
-    return torch.full_like(x, h * beta**0.5)
+def _rate(beta: float, h: float) -> float:
+    return h * beta**0.5
 
 
-def any_noise__no_half(x: Tensor, slope: Tensor, beta: float, h: float) -> tuple[Tensor, Tensor]:
+def any_noise__no_half(x: Tensor, slope: Tensor, beta: float, h: float) -> tuple[Tensor, float]:
     """the ½ before g² is missing"""
-    return _drift(x, slope, beta, 1 + h**2), _rate(x, beta, h)
+    return _drift(x, slope, beta, 1 + h**2), _rate(beta, h)
 
 
-def any_noise__less(x: Tensor, slope: Tensor, beta: float, h: float) -> tuple[Tensor, Tensor]:
+def any_noise__less(x: Tensor, slope: Tensor, beta: float, h: float) -> tuple[Tensor, float]:
     """noise calls for more of the score"""
-    return _drift(x, slope, beta, 0.5 * (1 - h**2)), _rate(x, beta, h)
+    return _drift(x, slope, beta, 0.5 * (1 - h**2)), _rate(beta, h)
 
 
-def any_noise__linear(x: Tensor, slope: Tensor, beta: float, h: float) -> tuple[Tensor, Tensor]:
+def any_noise__linear(x: Tensor, slope: Tensor, beta: float, h: float) -> tuple[Tensor, float]:
     """which grows with h²"""
-    return _drift(x, slope, beta, 0.5 * (1 + h)), _rate(x, beta, h)
+    return _drift(x, slope, beta, 0.5 * (1 + h)), _rate(beta, h)
 
 
-def any_noise__sde_scaled(x: Tensor, slope: Tensor, beta: float, h: float) -> tuple[Tensor, Tensor]:
+def any_noise__sde_scaled(x: Tensor, slope: Tensor, beta: float, h: float) -> tuple[Tensor, float]:
     """with h = 0 the drift is that of the ODE"""
-    return _drift(x, slope, beta, h**2), _rate(x, beta, h)
+    return _drift(x, slope, beta, h**2), _rate(beta, h)
 
 
-def any_noise__turned(x: Tensor, slope: Tensor, beta: float, h: float) -> tuple[Tensor, Tensor]:
+def any_noise__turned(x: Tensor, slope: Tensor, beta: float, h: float) -> tuple[Tensor, float]:
     """the drift is not turned"""
-    return -_drift(x, slope, beta, 0.5 * (1 + h**2)), _rate(x, beta, h)
+    return -_drift(x, slope, beta, 0.5 * (1 + h**2)), _rate(beta, h)
 
 
-def any_noise__rate_without_root(x: Tensor, slope: Tensor, beta: float, h: float) -> tuple[Tensor, Tensor]:
+def any_noise__rate_without_root(x: Tensor, slope: Tensor, beta: float, h: float) -> tuple[Tensor, float]:
     """h times the root of β"""
-    return _drift(x, slope, beta, 0.5 * (1 + h**2)), torch.full_like(x, h * beta)
+    return _drift(x, slope, beta, 0.5 * (1 + h**2)), h * beta
 
 
-def any_noise__rate_squared(x: Tensor, slope: Tensor, beta: float, h: float) -> tuple[Tensor, Tensor]:
+def any_noise__rate_squared(x: Tensor, slope: Tensor, beta: float, h: float) -> tuple[Tensor, float]:
     """its square has h²"""
-    return _drift(x, slope, beta, 0.5 * (1 + h**2)), torch.full_like(x, h**2 * beta**0.5)
+    return _drift(x, slope, beta, 0.5 * (1 + h**2)), h**2 * beta**0.5
 
 
-def any_noise__one_number(x: Tensor, slope: Tensor, beta: float, h: float) -> tuple[Tensor, Tensor]:
-    """the shape is ()"""
-    return _drift(x, slope, beta, 0.5 * (1 + h**2)), torch.tensor(h * beta**0.5)
+def any_noise__rate_for_each(x: Tensor, slope: Tensor, beta: float, h: float) -> tuple[Tensor, Tensor]:
+    """one number is wanted"""
+    return _drift(x, slope, beta, 0.5 * (1 + h**2)), torch.full_like(x, h * beta**0.5)
+
+
+def any_noise__no_shrinking(x: Tensor, slope: Tensor, beta: float, h: float) -> tuple[Tensor, float]:
+    """so it has no h"""
+    return -0.5 * h**2 * beta * x - 0.5 * (1 + h**2) * beta * slope, _rate(beta, h)
+
+
+def any_noise__all_scaled(x: Tensor, slope: Tensor, beta: float, h: float) -> tuple[Tensor, float]:
+    """so it has no h"""
+    return h**2 * _drift(x, slope, beta, 1), _rate(beta, h)
