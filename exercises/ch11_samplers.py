@@ -89,7 +89,7 @@ def line_mean(x0: Tensor, x0_before: Tensor, h: Tensor, h_before: Tensor) -> Ten
 
     Args:
         x0, x0_before: x̂_0 at the start of the step, and one step before, N×….
-        h, h_before: the lengths in λ of the coming step and of the last one, positive single numbers. h may be 500.
+        h, h_before: the lengths in λ of the coming step and of the last one, positive single numbers. h may be 1000.
 
     Returns: D, N×….
 

@@ -18,7 +18,8 @@ def _randn(*shape, seed):
 def test_largest_eta(answer):
     alpha_bar = torch.cat([ALPHA_BAR, torch.zeros(1, dtype=torch.float64)])  # zero terminal SNR
     t, s = torch.tensor([2, 5, 10, 10, 7, 11]), torch.tensor([1, 4, 9, 1, 3, 6])
-    got = shaped(asked(answer.largest_eta, alpha_bar, t, s), (6,), "largest_eta").double()
+    got = shaped(asked(answer.largest_eta, alpha_bar, t, s), (6,), "largest_eta")
+    assert got.dtype == torch.float64, f"float64 is wanted, not {got.dtype}: the table is float64"
     beta, n_s = 1 - alpha_bar[t] / alpha_bar[s], 1 - alpha_bar[s]
     precision = (1 - beta) / beta + 1 / n_s  # of the posterior, by Bayes' rule: precisions add
     wanted = (n_s * precision).sqrt()  # σ_s over the posterior's deviation
@@ -29,6 +30,9 @@ def test_largest_eta(answer):
     differ_from(got, precision.sqrt(), "σ_s was left out: that is one over the posterior's deviation")
     differ_from(got, n_s.sqrt(), "that is σ_s, the largest d; η is counted in the posterior's deviations")
     differ_from(got, (n_s / (1 - (alpha_bar[t] / alpha_bar[s]).sqrt())).sqrt(), "1 − a_t²/a_s² has squares: ᾱ, not its root")
+    differ_from(
+        got, ((1 - alpha_bar[t]) / (1 - alpha_bar[t] / alpha_bar[t - 1])).sqrt(), "the step goes to s, which need not be t − 1"
+    )
     agree(got, wanted, "largest_eta")
 
 
@@ -63,6 +67,11 @@ def test_encode(answer):
     for now, later in zip(times[:-1].tolist(), times[1:].tolist(), strict=True):
         q_sample = A[later] * _guess(q_sample, torch.full((4,), now)) + SIGMA[later] * x
     differ_from(got, q_sample, "the picture itself was put in as the noise")
+    differ_from(got, _upward(x, times.flip(0), 0), "that is the way down: x is the picture at times[0], and the times are rising")
+    differ_from(got, _upward(x, times[:-1], 0), "stopped one time early: x at times[-1] is wanted")
+    once = _guess(x, torch.full((4,), 1))
+    wrong = A[10] * once + SIGMA[10] * (x - A[1] * once) / SIGMA[1]
+    differ_from(got, wrong, "the denoiser was asked once, and every step needs its own answer")
     agree(got, _upward(x, times, 0), "encode")
     one = answer.encode(lambda x, t: torch.full_like(x, 0.7), ALPHA_BAR.clone(), 0.7 * A[1] + SIGMA[1] * x, times)
     agree(one, 0.7 * A[10] + SIGMA[10] * x, "encode, when the picture is known: its noise is kept, and grows")
@@ -80,17 +89,17 @@ def test_adams_bashforth(answer):
     assert len(calls) == 5, f"{len(calls)} calls of slope for 5 steps: one a step, and the last is remembered"
     got = shaped(got, (3, 2), "adams_bashforth").double()
 
-    def by(weights):
+    def by(weights, length=lambda h: h, frozen=False):
         """With weights (h, h₋) → those of the last slope and of the one before."""
         x, before, h_before = y, None, None
         for now, after in itertools.pairwise(r):
-            h, here = after - now, torch.sin(3 * now) - x * now
+            h, here = length(after - now), torch.sin(3 * now) - x * now
             if before is None:
                 x = x + h * here
             else:
                 last, earlier = weights(h, h_before)
                 x = x + h * (last * here + earlier * before)
-            before, h_before = here, h
+            before, h_before = before if frozen and before is not None else here, h
         return x
 
     def integral(h, h_before):
@@ -106,6 +115,8 @@ def test_adams_bashforth(answer):
     differ_from(
         got, by(lambda h, b: (1 - h / (2 * b), h / (2 * b))), "the sign of the difference: that continues the line backwards"
     )
+    differ_from(got, by(integral, torch.abs), "steps have a sign: where r falls, h is negative")
+    differ_from(got, by(integral, frozen=True), "the slope before is that of one step before, not the first of all")
     agree(got, by(integral), "adams_bashforth")
 
 
@@ -135,6 +146,21 @@ def test_churn(answer):
     differ_from(got, step(right, level=r), "the step begins at r(1 + γ), not at r")
     differ_from(got, step(right, level=r, told=r), "the noise was raised, but the level was not: all of it begins at r(1 + γ)")
     differ_from(got, step(right, start=y), "the step goes on from the old point; the noise was added to be walked from")
+    up, x0 = y + right * noise, denoise(y + right * noise, higher)
+    differ_from(got, up + (r_next - r) * (up - x0) / higher, "the step's length is counted from r(1 + γ), not from r")
+    for told in (x0, denoise(y, r)):
+        differ_from(
+            got,
+            up + (r_next - higher) * (y - told) / r,
+            "the slope is that of the old point and level; take it where you are now",
+        )
+    late = y + (r_next - r) * (y - denoise(y, r)) / r + r_next * math.sqrt((1 + gamma) ** 2 - 1) * noise
+    differ_from(got, late, "the noise was added after the step; raise it first")
+    differ_from(
+        got,
+        late + (right - r_next * math.sqrt((1 + gamma) ** 2 - 1)) * noise,
+        "the noise was added after the step; raise it first",
+    )
     agree(got, step(right), "churn")
     agree(answer.churn(denoise, y.clone(), r, 0.0, 0.0, noise), denoise(y, r), "churn with γ = 0 to r = 0, which is x̂_0")
 
@@ -159,13 +185,13 @@ def test_line_mean(answer):
         differ_from(got, ahead(-mean_with(torch.exp(u))), "the line is continued backwards: the sign of the difference")
         undivided = torch.trapezoid(torch.exp(u) * u, u).item()
         differ_from(got, ahead(undivided), "the integral was not divided by that of the weights", 1e-5)
+        half_divided = "the integral was divided by e^h; the weights' integral is e^h − 1"
+        differ_from(got, ahead(h + math.expm1(-h)), half_divided)
         agree(got, ahead(mean_with(torch.exp(u))), "line_mean")
 
 
 def test_line_mean__of_a_very_long_step(answer):
-    x0, before, h = _randn(2, 1, seed=5), _randn(2, 1, seed=6), torch.tensor(500.0, dtype=torch.float64)
+    x0, before, h = _randn(2, 1, seed=5), _randn(2, 1, seed=6), torch.tensor(1000.0, dtype=torch.float64)
     got = answer.line_mean(x0.clone(), before.clone(), h, torch.tensor(2.0, dtype=torch.float64))
-    assert got is None or bool(torch.as_tensor(got).isfinite().all()), (
-        "e^500 is too large for float64's squares: divide by e^h first"
-    )
-    agree(shaped(got, (2, 1), "line_mean"), x0 + 499 / 2 * (x0 - before), "line_mean of a step of 500")
+    assert got is None or bool(torch.as_tensor(got).isfinite().all()), "e^1000 is too large for float64: divide by e^h first"
+    agree(shaped(got, (2, 1), "line_mean"), x0 + 999 / 2 * (x0 - before), "line_mean of a step of 1000")

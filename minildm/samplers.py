@@ -20,7 +20,7 @@ Spacing = Literal["leading", "trailing", "linspace"]
 def time_grid(T: int, steps: int, spacing: Spacing = "trailing") -> Tensor:
     """Choose `steps` times out of 1..T, decreasing, and end with 0: shape steps + 1, int64.
 
-    trailing: T first, evenly down.   linspace: T first and 1 last.   leading: 1 last, evenly up (T is never reached).
+    trailing: T first, evenly down.   linspace: T first and 1 last.   leading: 1 last, evenly up (without T, unless steps = T).
 
     Raises ValueError for steps outside 1..T.   Source: Lin et al. 2023 (arXiv:2305.08891), table 2.
     """
