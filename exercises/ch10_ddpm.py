@@ -43,15 +43,15 @@ def average_shares(decay: float, updates: int) -> Tensor:
 def best_share(beta: Tensor, error: Tensor) -> Tensor:
     """ch10.3 · difficulty 3 of 5 · 20 minutes
 
-    How far from β̃ towards β the best variance lies: the v of (10.6) at which σ² is that of (10.5).
+    How far from β̃ towards β the best variance lies: the place ρ of (10.6) at which V_t is that of (10.5).
 
     Args:
         beta: β_0 … β_T (β_0 = 0), float64, shape T+1.
         error: the mean squared error of x̂_0 per dimension at t = 0 … T, shape T+1.
 
-    Returns: v_0 … v_T, float64, shape T+1; the entries at 0 and 1, where β̃ is 0, are 0.
+    Returns: ρ_0 … ρ_T, float64, shape T+1; it may leave [0, 1]. At 0 and 1, where β̃ is 0, there is none: put 0 there.
 
-    Hint: (10.6) is a straight line in v. Of which quantity?
+    Hint: (10.6) is a straight line in ρ. Of which quantity?
     """
     raise NotImplementedError("ch10.3 best_share: see the section 'How wide is a step?'")
 
@@ -69,7 +69,8 @@ def logistic_levels(mean: Tensor, scale: Tensor, levels: int) -> Tensor:
 
     Returns: the probability of each level, darkest first, float64, N×levels; each row sums to 1.
 
-    Hint: neighbours share an edge. How many edges are there, and where are they?
+    Hint: neighbours share an edge. How many edges are there, and where are they? A probability of 1e-40 is to have its digits
+        too: of two tails, take the lower one.
     """
     raise NotImplementedError("ch10.4 logistic_levels: see the section 'Bits'")
 

@@ -33,6 +33,9 @@ def test_ancestral_step(answer):
         differ_from(got, step(b / math.sqrt(1 - now), 1), "noise was put in, not taken out: mind the sign of ε̂")
         differ_from(got, step(b / math.sqrt(b)), "β_t/√(1 − α_t): under the root stands ᾱ_t, all the noise in x_t")
         differ_from(got, step(b / (1 - now)), "β_t/σ_t, with σ_t = √(1 − ᾱ_t): a root is missing")
+        differ_from(got, step(b / math.sqrt(1 - now), a=now), "the whole is divided by √α_t, of one step, not by √ᾱ_t")
+        upside = b * (1 - now) / (1 - before)
+        differ_from(got, step(b / math.sqrt(1 - now), small=upside), "β̃_t upside down: it is smaller than β_t, not larger")
         differ_from(got, step(math.sqrt(1 - now), a=now), "all of the noise was taken out at once: that jumps to x̂_0")
         if t > 1:
             differ_from(got, step(b / math.sqrt(1 - before)), "ᾱ_{t−1} where ᾱ_t belongs: one place off")
@@ -54,7 +57,9 @@ def test_average_shares(answer):
         what = f"average_shares({decay}, {updates})"
         got = asked(answer.average_shares, decay, updates)
         assert got is None or tuple(got.shape) != (updates + 1,), "one share for each update; the first copy has none left"
-        got = shaped(got, (updates,), what).double()
+        got = shaped(got, (updates,), what)
+        assert got.dtype == torch.float64, f"{what}: float64 is asked for, not {got.dtype}: give `torch.arange` a dtype"
+        got = got.double()
         average, plain, early = (torch.zeros(updates, dtype=torch.float64) for _ in range(3))
         for n in range(updates):  # each θ_n as a coordinate of its own
             one = torch.zeros(updates, dtype=torch.float64)
@@ -70,6 +75,16 @@ def test_average_shares(answer):
             differ_from(got, average.flip(0), "the other way round: the latest weights have the largest share")
             differ_from(got, early, "d_0 is 0: the first update is n = 0, not 1")
             d = (torch.arange(updates).double() / (10 + torch.arange(updates).double())).clamp(max=decay)
+            d_other = ((1 + torch.arange(updates).double()) / (10 + torch.arange(updates).double())).clamp(max=decay)
+            for wrong, mistake in (
+                (d_other, "d_n is n/(10 + n), not (1 + n)/(10 + n): at n = 0 nothing of the copy is kept"),
+                (
+                    torch.full_like(d, decay).index_fill(0, torch.tensor([0]), 0.0),
+                    "d_n grows from 0 to its limit bit by bit, not at once",
+                ),
+            ):
+                after = torch.cat([wrong[1:], wrong.new_ones(1)]).flip(0).cumprod(0).flip(0)
+                differ_from(got, (1 - wrong) * after, mistake)
             differ_from(got, 1 - d, "that is the factor with which θ_n comes in; later updates shrink it")
             differ_from(
                 got, (1 - d) * d ** (updates - 1 - torch.arange(updates).double()), "later updates have later d's, not d_n again"
@@ -83,9 +98,9 @@ def test_average_shares(answer):
 
 
 def test_best_share(answer):
-    error = torch.tensor([0.0, 0.001, 0.01, 0.03, 0.06, 0.1, 0.2, 0.4], dtype=torch.float64)
+    error = torch.tensor([0.0, 0.001, 0.01, 0.03, 0.06, 0.1, 1.5, 0.4], dtype=torch.float64)  # at t = 6 larger than σ_t²
     got = shaped(asked(answer.best_share, BETA, error), (T + 1,), "best_share").double()
-    assert bool((got[:2] == 0).all()), "the entries at t = 0 and 1 are 0"
+    assert bool((got[:2] == 0).all()), "the entries at t = 0 and 1 are 0: where β̃_t is 0 there is no such ρ"
 
     def of(variance):
         found = [0.0, 0.0]
@@ -101,11 +116,15 @@ def test_best_share(answer):
         return KEPT[t - 1] * (BETA[t].item() / (1 - KEPT[t])) ** 2 * error[t].item()
 
     right = of(lambda t, small: mixed(t, small, extra(t)))
-    differ_from(got[2:], 1 - right[2:], "turned round: v = 0 is β̃ and v = 1 is β")
+    assert right[6] > 1
+    differ_from(got, right.clamp(0, 1), "cut at 1: a guess that is wrong by more than σ_t² wants a variance above β_t")
+    differ_from(got[2:], 1 - right[2:], "turned round: ρ = 0 is β̃ and ρ = 1 is β")
     straight = of(lambda t, small: extra(t) / (BETA[t].item() - small))
     differ_from(got, straight, "a straight line in the variance; (10.6) has one in its logarithm")
     unsquared = of(lambda t, small: mixed(t, small, math.sqrt(KEPT[t - 1]) * BETA[t].item() / (1 - KEPT[t]) * error[t].item()))
     differ_from(got, unsquared, "an error is multiplied by the share of x̂_0 in the mean, its square by that share's square")
+    whole = of(lambda t, small: mixed(t, small, (BETA[t].item() / (1 - KEPT[t])) ** 2 * error[t].item()))
+    differ_from(got, whole, "the share of x̂_0 in the mean is a_{t−1}β_t/σ_t²: a_{t−1} was forgotten")
     late = of(lambda t, small: mixed(t, small, KEPT[t] * (BETA[t].item() / (1 - KEPT[t])) ** 2 * error[t].item()))
     differ_from(got, late, "x̂_0 stands in the mean with a_{t−1}, not with a_t")
     alone = of(lambda t, small: math.log(extra(t) / small) / math.log(BETA[t].item() / small))
@@ -116,7 +135,7 @@ def test_best_share(answer):
         small = BETA[t].item() * (1 - KEPT[t - 1]) / (1 - KEPT[t])
         log_var = (got[t] + line) * math.log(BETA[t].item()) + (1 - got[t] - line) * math.log(small)
         cost = 0.5 * (log_var + (small + extra(t)) * torch.exp(-log_var))
-        assert int(cost.argmin()) == 50, f"at t = {t} another v costs less"
+        assert int(cost.argmin()) == 50, f"at t = {t} another ρ costs less"
 
 
 def test_logistic_levels(answer):
@@ -145,6 +164,15 @@ def test_logistic_levels(answer):
     density = torch.sigmoid(u) * torch.sigmoid(-u) / scale[:, None]
     differ_from(got, density * step, "a density times a width is not the integral")
     differ_from(got, density / density.sum(1, keepdim=True), "a density, made to sum to 1, is not the integral")
+    bytes_ = table(lambda k: open_edges(k, 1 / 255))
+    differ_from(got, bytes_, "half a level is 1/255 for 256 levels only; here it is 1/(levels − 1)")
+    lines = [-2000.0, *x.tolist()[1:], 2000.0]
+    differ_from(got, table(lambda k: (lines[k], lines[k + 1])), "the edges lie half-way between the levels, not on them")
+    lines = [-2000.0, *x.tolist()[:-1], 2000.0]
+    differ_from(got, table(lambda k: (lines[k], lines[k + 1])), "the edges lie half-way between the levels, not on them")
+    edges = torch.cat([torch.tensor([-2000.0]), (x[1:] + x[:-1]) / 2, torch.tensor([2000.0])]).double()
+    normal = torch.special.ndtr((edges - mean[:, None]) / scale[:, None]).diff()
+    differ_from(got, normal, "that is the Gaussian's distribution function; asked is the logistic one")
     wide = table(lambda k: open_edges(k, 1 / levels))
     differ_from(got, wide, "levels from −1 to 1, both included, are 2/(levels − 1) apart, not 2/levels")
     wanted = table(open_edges)
@@ -152,6 +180,11 @@ def test_logistic_levels(answer):
     agree(got, wanted, "logistic_levels", 1e-9)
     two = asked(answer.logistic_levels, mean, scale, 2)
     agree(shaped(two, (4, 2), "logistic_levels with 2 levels").sum(1), torch.ones(4), "the sum over 2 levels", 1e-9)
+    mean, scale = torch.tensor([-1.0], dtype=torch.float64), torch.tensor([0.02], dtype=torch.float64)
+    far = shaped(asked(answer.logistic_levels, mean, scale, levels), (1, levels), "a far tail")
+    assert abs(far[0, -1].item() / math.exp(-(2 - half) / 0.02) - 1) < 1e-6, (
+        "far above the mean two values near 1 are subtracted, and no digits are left: take the lower tail there"
+    )
 
 
 def test_importance_times(answer):
@@ -171,6 +204,11 @@ def test_importance_times(answer):
 
     differ_from(p, shares(torch.ones(5)), "uniform: nothing is gained")
     differ_from(p, shares(means), "in proportion to E[L]: best would be that if L did not vary at fixed t; it is √E[L²]")
+    spread = losses[1:].var(1, correction=0)
+    for correction in (0, 1):
+        wrong = shares(losses[1:].std(1, correction=correction))
+        differ_from(p, wrong, "in proportion to the deviation of L: its mean counts too; it is √E[L²]")
+    differ_from(p, shares(spread), "in proportion to the variance of L: its mean counts too; it is √E[L²]")
     differ_from(p, shares(squares), "in proportion to E[L²]: a root is missing")
     differ_from(p, shares(1 / squares.sqrt()), "the wrong way: large losses should be drawn often")
     whole = shares(losses.square().mean(1).sqrt())[1:]

@@ -170,12 +170,13 @@ def bits_per_dimension(schedule: NoiseSchedule, reverse: Reverse, x0: Tensor, dr
 
 
 def learned_log_var(schedule: NoiseSchedule, v: Tensor, t: Tensor) -> Tensor:
-    """A variance between the two fixed ones, Eq. (10.6): log σ² = v log β_t + (1 − v) log β̃_t.
+    """A variance between the two fixed ones, Eq. (10.6): log V_t = ρ log β_t + (1 − ρ) log β̃_t.
 
     β̃_1 = 0 has no logarithm, and β̃_2 takes its place.
 
     Args:
-        v: one number for each dimension, N×…, or N×1×…; 0 is β̃_t and 1 is β_t, and it may leave [0, 1].
+        v: the place ρ (v in the paper), one number for each dimension, N×…, or N×1×…; 0 is β̃_t and 1 is β_t, and it may
+            leave [0, 1].
         t: integer times in 1..T, shape N; T at least 2.
 
     Source: Nichol & Dhariwal 2021 (arXiv:2102.09672), Eq. 15.
@@ -186,7 +187,7 @@ def learned_log_var(schedule: NoiseSchedule, v: Tensor, t: Tensor) -> Tensor:
 
 
 def model_step(schedule: NoiseSchedule, x_t: Tensor, x0: Tensor, t: Tensor, v: Tensor) -> Gaussian:
-    """p(x_{t−1} | x_t) = N(μ̃_t(x_t, x̂_0), σ² I), Eq. (10.2): the posterior's mean at the network's x̂_0, a variance from v.
+    """p(x_{t−1} | x_t) = N(μ̃_t(x_t, x̂_0), V_t I), Eq. (10.2): the posterior's mean at the network's x̂_0, a variance from v.
 
     x0 is x̂_0, N×…; t and v as for `learned_log_var`. Source: Ho et al. 2020 (arXiv:2006.11239), section 3.2.
     """
@@ -194,7 +195,7 @@ def model_step(schedule: NoiseSchedule, x_t: Tensor, x0: Tensor, t: Tensor, v: T
 
 
 def best_variance(schedule: NoiseSchedule, error: Tensor, t: Tensor) -> Tensor:
-    """The variance that makes the bound's term at t smallest, Eq. (10.5): β̃_t + (a_{t−1} β_t/σ_t²)² times the error of x̂_0.
+    """The variance that makes the bound's term at t ≥ 2 smallest, Eq. (10.5): β̃_t + (a_{t−1} β_t/σ_t²)² times the error of x̂_0.
 
     error is E|x_0 − x̂_0|²/D at each t, shaped like t. Source: Bao et al. 2022 (arXiv:2201.06503), in another form.
     """
@@ -206,12 +207,12 @@ def best_variance(schedule: NoiseSchedule, error: Tensor, t: Tensor) -> Tensor:
 def hybrid_loss(
     network: Network, x0: Tensor, t: Tensor, noise: Tensor, schedule: NoiseSchedule, kind: Prediction, weight: float = 0.001
 ) -> Tensor:
-    """L_simple + λ L_vlb, Eq. (10.7), for a network of 2C channels: the second C say the variance, v = (1 + output)/2.
+    """L_simple + λ L_vlb, Eq. (10.7), for a network of 2C channels: the second C say the variance, ρ = (1 + output)/2.
 
     L_vlb is estimated by T times the bound's term at the drawn t, in nats per dimension. The mean in it is held fixed, so
     that it teaches the variance alone. Args and shape as for `ddpm_loss`; `weight` is λ.
 
-    Source: Nichol & Dhariwal 2021 (arXiv:2102.09672), Eq. 16; the scale of v is that of their code.
+    Source: Nichol & Dhariwal 2021 (arXiv:2102.09672), Eq. 16; the scale of ρ is that of their code.
     """
     x_t = q_sample(schedule, x0, t, noise)
     prediction, output = network(x_t, t).float().chunk(2, 1)
@@ -234,7 +235,8 @@ def reverse_of(
 ) -> Reverse:
     """The trained network as p(x_{k−1} | x_k) on the chain `respaced(schedule, times)`.
 
-    v: 0 for the variance β̃, 1 for β, None for what the second half of the channels says. x̂_0 is kept in [−limit, limit].
+    v: 0 for the variance β̃, 1 for β, None for what the second half of the channels says. x̂_0 is kept in
+    [−limit, limit]: with 1 for pictures, a network that predicts ε can be used where its x̂_0 divides by almost no signal.
     """
     chain = respaced(schedule, times)
 

@@ -21,7 +21,7 @@ def average_shares(decay: float, updates: int) -> Tensor:
 
 
 def best_share(beta: Tensor, error: Tensor) -> Tensor:
-    """ch10.3: log σ² is linear in v, so v = (log σ² − log β̃)/(log β − log β̃)."""
+    """ch10.3: log V_t is linear in ρ, so ρ = (log V_t − log β̃)/(log β − log β̃)."""
     alpha_bar = torch.cumprod(1 - beta, 0)
     now, before = alpha_bar[2:], alpha_bar[1:-1]
     small = beta[2:] * (1 - before) / (1 - now)
@@ -31,11 +31,16 @@ def best_share(beta: Tensor, error: Tensor) -> Tensor:
 
 
 def logistic_levels(mean: Tensor, scale: Tensor, levels: int) -> Tensor:
-    """ch10.4: differences of the distribution function at −∞, the levels − 1 edges half-way between levels, and ∞."""
+    """ch10.4: differences of the distribution function at −∞, the levels − 1 edges half-way between levels, and ∞.
+
+    F(−u) = 1 − F(u), so above the mean F(−a) − F(−b) is the same difference, of numbers that are small there.
+    """
     x = torch.linspace(-1, 1, levels, dtype=torch.float64)
-    edges = (x[1:] + x[:-1]) / 2
-    below = torch.sigmoid((edges - mean[:, None]) / scale[:, None])
-    return torch.cat([torch.zeros_like(below[:, :1]), below, torch.ones_like(below[:, :1])], 1).diff()
+    edges = torch.cat([x.new_tensor([-torch.inf]), (x[1:] + x[:-1]) / 2, x.new_tensor([torch.inf])])
+    u = (edges - mean[:, None]) / scale[:, None]
+    low, high = u[:, :-1], u[:, 1:]
+    flip = low + high > 0
+    return torch.sigmoid(torch.where(flip, -low, high)) - torch.sigmoid(torch.where(flip, -high, low))
 
 
 def importance_times(losses: Tensor) -> tuple[Tensor, Tensor]:

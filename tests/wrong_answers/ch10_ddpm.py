@@ -56,6 +56,19 @@ def ancestral_step__jump(beta: Tensor, t: int, x_t: Tensor, noise_hat: Tensor, z
     return (x_t - (1 - now).sqrt() * noise_hat) / now.sqrt() + _small(beta, t).sqrt() * z
 
 
+def ancestral_step__whole_root(beta: Tensor, t: int, x_t: Tensor, noise_hat: Tensor, z: Tensor) -> Tensor:
+    """not by √ᾱ_t"""
+    now, _ = _bars(beta, t)
+    return (x_t - beta[t] / (1 - now).sqrt() * noise_hat) / now.sqrt() + _small(beta, t).sqrt() * z
+
+
+def ancestral_step__upside_down(beta: Tensor, t: int, x_t: Tensor, noise_hat: Tensor, z: Tensor) -> Tensor:
+    """β̃_t upside down"""
+    now, before = _bars(beta, t)
+    upside = beta[t] * (1 - now) / (1 - before) if t > 1 else beta.new_zeros(())
+    return _mean(beta, t, x_t, noise_hat) + upside.sqrt() * z
+
+
 def ancestral_step__clipped(beta: Tensor, t: int, x_t: Tensor, noise_hat: Tensor, z: Tensor) -> Tensor:
     """noise on the last step"""
     return _mean(beta, t, x_t, noise_hat) + _small(beta, max(t, 2)).sqrt() * z
@@ -111,6 +124,26 @@ def average_shares__with_the_copy(decay: float, updates: int) -> Tensor:
     return torch.cat([d.prod().reshape(1), (1 - d) * _after(d)])
 
 
+def average_shares__single(decay: float, updates: int) -> Tensor:
+    """float64 is asked for"""
+    d = _decays(decay, updates)
+    return ((1 - d) * _after(d)).float()
+
+
+def average_shares__one_plus_n(decay: float, updates: int) -> Tensor:
+    """not (1 + n)/(10 + n)"""
+    n = torch.arange(updates, dtype=torch.float64)
+    d = ((1 + n) / (10 + n)).clamp(max=decay)
+    return (1 - d) * _after(d)
+
+
+def average_shares__constant_but_first(decay: float, updates: int) -> Tensor:
+    """bit by bit"""
+    d = torch.full((updates,), decay, dtype=torch.float64)
+    d[0] = 0
+    return (1 - d) * _after(d)
+
+
 def _best(beta: Tensor, error: Tensor, power: int = 2, late: bool = False, alone: bool = False) -> tuple[Tensor, Tensor]:
     alpha_bar = torch.cumprod(1 - beta, 0)
     now, before = alpha_bar[2:], alpha_bar[1:-1]
@@ -151,6 +184,19 @@ def best_share__late(beta: Tensor, error: Tensor) -> Tensor:
 def best_share__error_alone(beta: Tensor, error: Tensor) -> Tensor:
     """what the error of x̂_0 adds"""
     return _share(beta, *_best(beta, error, alone=True))
+
+
+def best_share__cut(beta: Tensor, error: Tensor) -> Tensor:
+    """cut at 1"""
+    return _share(beta, *_best(beta, error)).clamp(0, 1)
+
+
+def best_share__no_signal(beta: Tensor, error: Tensor) -> Tensor:
+    """a_{t−1} was forgotten"""
+    alpha_bar = torch.cumprod(1 - beta, 0)
+    now, before = alpha_bar[2:], alpha_bar[1:-1]
+    small = beta[2:] * (1 - before) / (1 - now)
+    return _share(beta, small, small + (beta[2:] / (1 - now)) ** 2 * error[2:])
 
 
 def _cdf(x: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
@@ -200,6 +246,38 @@ def logistic_levels__reversed(mean: Tensor, scale: Tensor, levels: int) -> Tenso
     return torch.cat([torch.zeros_like(below[:, :1]), below, torch.ones_like(below[:, :1])], 1).diff().flip(1)
 
 
+def _between(below: Tensor) -> Tensor:
+    return torch.cat([torch.zeros_like(below[:, :1]), below, torch.ones_like(below[:, :1])], 1).diff()
+
+
+def logistic_levels__edges_on_levels(mean: Tensor, scale: Tensor, levels: int) -> Tensor:
+    """half-way between the levels"""
+    return _between(_cdf(torch.linspace(-1, 1, levels, dtype=torch.float64)[1:], mean, scale))
+
+
+def logistic_levels__bytes(mean: Tensor, scale: Tensor, levels: int) -> Tensor:
+    """for 256 levels only"""
+    x = torch.linspace(-1, 1, levels, dtype=torch.float64)
+    above, below = _cdf(x + 1 / 255, mean, scale), _cdf(x - 1 / 255, mean, scale)
+    above[:, -1], below[:, 0] = 1, 0
+    return above - below
+
+
+def _edges(levels: int) -> Tensor:
+    x = torch.linspace(-1, 1, levels, dtype=torch.float64)
+    return (x[1:] + x[:-1]) / 2
+
+
+def logistic_levels__gaussian(mean: Tensor, scale: Tensor, levels: int) -> Tensor:
+    """the Gaussian's distribution function"""
+    return _between(torch.special.ndtr((_edges(levels) - mean[:, None]) / scale[:, None]))
+
+
+def logistic_levels__no_digits(mean: Tensor, scale: Tensor, levels: int) -> Tensor:
+    """take the lower tail"""
+    return _between(_cdf(_edges(levels), mean, scale))
+
+
 def _weighted(root: Tensor, per: float | None = None) -> tuple[Tensor, Tensor]:
     p = torch.cat([root.new_zeros(1), root / root.sum()])
     w = torch.cat([root.new_zeros(1), 1 / ((len(root) if per is None else per) * p[1:])])
@@ -214,6 +292,11 @@ def importance_times__uniform(losses: Tensor) -> tuple[Tensor, Tensor]:
 def importance_times__mean(losses: Tensor) -> tuple[Tensor, Tensor]:
     """in proportion to E[L]:"""
     return _weighted(losses[1:].mean(1))
+
+
+def importance_times__deviation(losses: Tensor) -> tuple[Tensor, Tensor]:
+    """in proportion to the deviation"""
+    return _weighted(losses[1:].std(1))
 
 
 def importance_times__no_root(losses: Tensor) -> tuple[Tensor, Tensor]:
