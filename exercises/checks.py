@@ -26,6 +26,13 @@ def shaped(got: object, shape: tuple[int, ...], what: str) -> Tensor:
     return got.detach()
 
 
+def doubles(got: object, shape: tuple[int, ...], what: str) -> Tensor:
+    """The same, in float64: what is made once and used always should not begin with seven digits."""
+    got = shaped(got, shape, what)
+    assert got.dtype == torch.float64, f"{what}: float64 is wanted, not {got.dtype}"
+    return got
+
+
 def several(got: object, count: int, what: str) -> tuple:
     """The answer, if it is a tuple of so many things."""
     assert got is not None, f"{what}: nothing was returned; is there a `return`?"

@@ -4,20 +4,12 @@ import itertools
 import math
 
 import torch
-from checks import agree, differ_from, several, shaped
-from torch import Tensor
+from checks import agree, differ_from, doubles, several
 
 BETA = torch.tensor([0.0, 0.02, 0.05, 0.1, 0.08, 0.2, 0.3, 0.25, 0.4, 0.6, 0.7], dtype=torch.float64)  # ten coarse steps
 T = len(BETA) - 1
 ALPHA_BAR = torch.tensor([math.prod((1 - BETA[: t + 1]).tolist()) for t in range(T + 1)], dtype=torch.float64)
 LOG_SNR = 0.5 * torch.log(ALPHA_BAR[1:] / (1 - ALPHA_BAR[1:]))  # λ_1 … λ_T
-
-
-def _double(got: object, shape: tuple[int, ...], what: str) -> Tensor:
-    """The answer, if it is a table of this shape in float64."""
-    got = shaped(got, shape, what)
-    assert got.dtype == torch.float64, f"{what}: float64 is wanted, not {got.dtype}"
-    return got
 
 
 def test_alpha_bar_of(answer):
@@ -26,8 +18,7 @@ def test_alpha_bar_of(answer):
     got = answer.alpha_bar_of(beta)
     assert torch.equal(beta, kept), "the argument itself was changed: work on a copy"
     assert got is None or tuple(got.shape) != (1000,), "one entry for each t = 0 … T, so T + 1 of them: ᾱ_0 = 1 is missing"
-    got = shaped(got, (1001,), "alpha_bar_of")
-    assert got.dtype == torch.float64, f"float64 is wanted, not {got.dtype}: the table is made once and used always"
+    got = doubles(got, (1001,), "alpha_bar_of")
     wanted, product = [1.0], 1.0
     for each in beta.tolist():
         product *= 1 - each
@@ -55,7 +46,7 @@ ADDED = torch.tensor([0.0, 0.3, 0.2, 0.5, 0.1, 0.4, 0.6, 0.3, 0.7, 0.2, 0.5], dt
 
 def _merged(answer, c, d, times):
     got = several(answer.merged(c.clone(), d.clone(), torch.tensor(times)), 2, "merged")
-    return [_double(each, (len(times),), f"merged, {name}") for each, name in zip(got, "CD", strict=True)]
+    return [doubles(each, (len(times),), f"merged, {name}") for each, name in zip(got, "CD", strict=True)]
 
 
 def _per_jump(times, of, first):
@@ -109,7 +100,7 @@ def test_merged__of_the_chain_that_preserves_variance(answer):
 
 def test_time_of_snr(answer):
     snr = torch.tensor([1.0, 0.1, 0.3, 3.0, 20.0], dtype=torch.float64)
-    got = _double(answer.time_of_snr(ALPHA_BAR.clone(), snr), (5,), "time_of_snr")
+    got = doubles(answer.time_of_snr(ALPHA_BAR.clone(), snr), (5,), "time_of_snr")
     wanted = torch.tensor([_time(0.5 * math.log(each)) for each in snr.tolist()], dtype=torch.float64)
     differ_from(got, wanted.floor(), "a whole number: between two steps there is more, (06.7)")
     differ_from(got, wanted.ceil(), "a whole number: between two steps there is more, (06.7)")
@@ -136,7 +127,7 @@ def test_time_of_snr__at_the_steps_themselves(answer):
     snr = ALPHA_BAR[1:] / (1 - ALPHA_BAR[1:])
     got = answer.time_of_snr(ALPHA_BAR.clone(), snr)
     assert got is None or bool(got.isfinite().all()), "not finite where the ratio is that of a step: 0/0, or the λ of t = 0?"
-    agree(_double(got, (T,), "time_of_snr"), torch.arange(1, T + 1).double(), "time_of_snr at the steps, 1 and T included")
+    agree(doubles(got, (T,), "time_of_snr"), torch.arange(1, T + 1).double(), "time_of_snr at the steps, 1 and T included")
 
 
 def _time(log_snr):
@@ -156,7 +147,7 @@ def _between(table, value):
 
 
 def test_exploding_twin(answer):
-    got = _double(answer.exploding_twin(ALPHA_BAR.clone()), (T + 1,), "exploding_twin")
+    got = doubles(answer.exploding_twin(ALPHA_BAR.clone()), (T + 1,), "exploding_twin")
     wanted, level = [0.0], 0.0
     for t in range(1, T + 1):  # x/a holds noise of this variance after each step of the chain
         variance = 0.0
@@ -184,7 +175,7 @@ def test_shifted(answer):
     for factor in (8.0, 1.5):
         got = answer.shifted(alpha_bar.clone(), factor)
         assert got is None or bool(got.isfinite().all()), "infinite or no number at an end: solve without dividing by 1 − ᾱ or ᾱ"
-        got = _double(got, (T + 2,), "shifted")
+        got = doubles(got, (T + 2,), "shifted")
         wanted = torch.tensor([_share(each, factor**2) for each in alpha_bar.tolist()], dtype=torch.float64)
 
         def mistaken(power, factor=factor):

@@ -3,7 +3,7 @@
 import math
 
 import torch
-from checks import agree, asked, differ_from, several, shaped
+from checks import agree, asked, differ_from, doubles, several, shaped
 
 BETA = torch.tensor([0.0, 0.02, 0.05, 0.1, 0.08, 0.2, 0.3, 0.25], dtype=torch.float64)
 T = len(BETA) - 1
@@ -57,9 +57,7 @@ def test_average_shares(answer):
         what = f"average_shares({decay}, {updates})"
         got = asked(answer.average_shares, decay, updates)
         assert got is None or tuple(got.shape) != (updates + 1,), "one share for each update; the first copy has none left"
-        got = shaped(got, (updates,), what)
-        assert got.dtype == torch.float64, f"{what}: float64 is asked for, not {got.dtype}: give `torch.arange` a dtype"
-        got = got.double()
+        got = doubles(got, (updates,), what)
         average, plain, early = (torch.zeros(updates, dtype=torch.float64) for _ in range(3))
         for n in range(updates):  # each θ_n as a coordinate of its own
             one = torch.zeros(updates, dtype=torch.float64)

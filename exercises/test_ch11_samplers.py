@@ -4,7 +4,7 @@ import itertools
 import math
 
 import torch
-from checks import agree, asked, differ_from, shaped
+from checks import agree, asked, differ_from, doubles, shaped
 
 BETA = torch.tensor([0.0, 0.02, 0.05, 0.1, 0.08, 0.2, 0.3, 0.25, 0.4, 0.6, 0.7], dtype=torch.float64)  # ten coarse steps
 ALPHA_BAR = torch.cumprod(1 - BETA, 0)
@@ -18,8 +18,7 @@ def _randn(*shape, seed):
 def test_largest_eta(answer):
     alpha_bar = torch.cat([ALPHA_BAR, torch.zeros(1, dtype=torch.float64)])  # zero terminal SNR
     t, s = torch.tensor([2, 5, 10, 10, 7, 11]), torch.tensor([1, 4, 9, 1, 3, 6])
-    got = shaped(asked(answer.largest_eta, alpha_bar, t, s), (6,), "largest_eta")
-    assert got.dtype == torch.float64, f"float64 is wanted, not {got.dtype}: the table is float64"
+    got = doubles(asked(answer.largest_eta, alpha_bar, t, s), (6,), "largest_eta")
     beta, n_s = 1 - alpha_bar[t] / alpha_bar[s], 1 - alpha_bar[s]
     precision = (1 - beta) / beta + 1 / n_s  # of the posterior, by Bayes' rule: precisions add
     wanted = (n_s * precision).sqrt()  # σ_s over the posterior's deviation

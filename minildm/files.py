@@ -128,8 +128,9 @@ class Unfilled(TorchFunctionMode):
     compiler for it, which takes longer than all the rest of opening a model."""
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
-        if function is nn.init.normal_ and kwargs["tensor"].is_meta:
-            return kwargs["tensor"]
+        given = (*args, *(kwargs or {}).values())
+        if function is nn.init.normal_ and given[0].is_meta:
+            return given[0]
         return function(*args, **(kwargs or {}))
 
 

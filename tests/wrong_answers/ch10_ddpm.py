@@ -125,7 +125,7 @@ def average_shares__with_the_copy(decay: float, updates: int) -> Tensor:
 
 
 def average_shares__single(decay: float, updates: int) -> Tensor:
-    """float64 is asked for"""
+    """float64 is wanted"""
     d = _decays(decay, updates)
     return ((1 - d) * _after(d)).float()
 
