@@ -1,5 +1,6 @@
 """Files are whole or not there, ordinary, and their own folder's."""
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -7,7 +8,17 @@ import pytest
 import torch
 from torch import nn
 
-from minildm.files import fill, read_json, read_tensors, refuse_links_out, save_tensors, sweep, write_text, written_whole
+from minildm.files import (
+    fill,
+    read_json,
+    read_tensors,
+    refuse_links_out,
+    save_tensors,
+    sweep,
+    without_memory,
+    write_text,
+    written_whole,
+)
 
 
 def names(folder: Path) -> set[str]:
@@ -140,3 +151,24 @@ def test_what_is_read_lies_where_it_seems_to_lie(tmp_path):
     for read in (read_json, read_tensors):
         with pytest.raises(ValueError, match=r"outer.json is a link to .*secret.json"):
             read(folder / "outer.json")
+
+
+@pytest.mark.parametrize("on_meta", [True, False])
+def test_weights_take_the_type_and_the_layout_of_the_module_that_is_filled(tmp_path, on_meta):
+    """A file in half precision, its axes in plain order, fills a network of float64 in channels-last."""
+    given = {"weight": torch.randn(16, 16, 3, 3).half(), "bias": torch.randn(16).half()}
+    with without_memory() if on_meta else contextlib.nullcontext():
+        layer = nn.Conv2d(16, 16, 3, dtype=torch.float64).to(memory_format=torch.channels_last)
+    fill(layer, given, tmp_path / "half.safetensors")
+    assert layer.weight.dtype == torch.float64 and layer.weight.is_contiguous(memory_format=torch.channels_last)
+    assert layer.weight.device.type == "cpu" and torch.equal(layer.weight, given["weight"].double())
+
+
+def test_a_network_without_memory_draws_nothing():
+    """Neither numbers nor memory: the generator stands where it stood. Outside the block all is as always."""
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    with without_memory():
+        embedding = nn.Embedding(10, 4)
+    assert embedding.weight.is_meta and embedding.weight.shape == (10, 4) and torch.equal(torch.get_rng_state(), before)
+    assert nn.Embedding(10, 4).weight.any()
