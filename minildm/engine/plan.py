@@ -38,7 +38,7 @@ def plan(model: LatentDiffusion, train: Data, settings: Settings) -> Settings:
     print(
         f"plan: {autoencoder_steps} autoencoder steps, then {steps} denoiser steps, for {settings.minutes:g} minutes", flush=True
     )
-    if steps < ENOUGH / 4:
+    if steps < ENOUGH:
         needed = (caching + ENOUGH * denoiser) / (1 - settings.autoencoder_share) / (60 * RESERVE)
         print(
             f"plan: {steps} denoiser steps will not draw much on this machine; {ENOUGH} take --minutes {math.ceil(needed)}",
