@@ -1,5 +1,6 @@
 """The loss and its times, the step back and its variances, the bits of grey levels; each against another computation."""
 
+import itertools
 import math
 
 import pytest
@@ -116,6 +117,12 @@ def test_a_batch_covers_the_times_evenly(count):
         assert gaps.sum() == T and (gaps - T / count).abs().max() <= 1
 
 
+def test_no_time_lies_beyond_the_last_however_near_to_one_the_draw_is(monkeypatch) -> None:
+    """The largest number below 1 has a root that is 1 to the last digit."""
+    monkeypatch.setattr(torch, "rand", lambda *_, **__: torch.tensor([1 - 2**-53], dtype=torch.float64))
+    assert spread_times(1, 1000, torch.Generator(), 0.5).tolist() == [1000]
+
+
 def test_the_mean_of_what_depends_on_time_is_unbiased_and_far_less_noisy():
     T, count, repeats = 1000, 16, 2000
     loss = (1 - torch.arange(T + 1).double() / T) ** 3  # of any shape
@@ -177,6 +184,38 @@ def test_training_asks_the_loss_for_pictures_of_the_set_at_times_of_the_schedule
     _, losses = train_ddpm(Affine(6), images, SMALL, "x0", 3, torch.Generator().manual_seed(0), batch=12, loss=loss)
     assert len(losses) == len(seen) == 3 and seen[0][0].shape == (12, 3)
     assert not torch.equal(seen[0][2], seen[1][2]) and seen[0][1].unique().tolist() == [1, 2, 3, 4, 5, 6]
+
+
+class Number(nn.Module):
+    """One weight, of which the network of these tests consists."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros((), dtype=torch.float64))
+
+
+@pytest.mark.parametrize("steps", [120, 30])
+def test_the_learning_rate_rises_over_fifty_steps_falls_to_nothing_and_a_twentieth_is_averaged(steps: int) -> None:
+    """Under a slope of 1 Adam goes down by its learning rate in every step, so the weight's way tells all of them."""
+    way, sizes = [], []
+
+    def loss(network: Number, x0: Tensor, *_) -> Tensor:
+        way.append(network.weight.item())
+        sizes.append(len(x0))
+        return network.weight.expand(len(x0))
+
+    network = Number()
+    average, losses = train_ddpm(network, randn(9, 2), SMALL, "v", steps, torch.Generator().manual_seed(0), loss=loss)
+    way.append(network.weight.item())
+    rates = [0.002 * min(step + 1, 50) / 50 * (steps - step) / steps for step in range(steps)]
+    taken = [before - after for before, after in itertools.pairwise(way)]
+    assert taken == pytest.approx(rates, rel=1e-6)
+    assert sizes == [32] * steps and losses == pytest.approx(way[:-1])
+    decay, trail = (1 - 20 / 120, 0.0) if steps == 120 else (0.5, 0.0)  # of 30 steps two are remembered, not one and a half
+    for n, weight in enumerate(way[1:]):
+        d = min(decay, n / (10 + n))
+        trail = d * trail + (1 - d) * weight
+    assert average.weight.item() == pytest.approx(trail, rel=1e-9)
 
 
 # Sampling
@@ -420,6 +459,27 @@ def test_the_hybrid_loss_is_the_sum_of_its_parts() -> None:
             cost = kl_divergence(Normal(right, math.sqrt(TILDE[time])), p).sum()
         wanted = ((said - noise[n]) ** 2).mean() + 0.05 * 6 * cost / 4
         assert got[n].item() == pytest.approx(wanted.item(), rel=1e-5)
+
+
+def test_a_batch_of_one_is_as_good_as_any() -> None:
+    """The losses and bits of an example are those that it has among others; the bound weighs a thousandth if nobody says more."""
+    x0, noise, t = grey(4, 3, 5), randn(4, 3, 5, seed=1), torch.tensor([1, 2, 6, 4])
+    simple, hybrid = ddpm_loss(network, x0, t, noise, SMALL, "v"), hybrid_loss(wide, x0, t, noise, SMALL, "v")
+    bound = hybrid_loss(wide, x0, t, noise, SMALL, "v", weight=1.0) - simple
+    torch.testing.assert_close(hybrid, simple + bound / 1000)
+    fixed = [randn(4, 3, 5, seed=7 + t) for t in range(6)]
+    reverse = reverse_of(wide, SMALL, "v", torch.arange(7))
+
+    def bits_of(which: slice) -> Tensor:
+        noises = iter(fixed)
+        return bits_per_dimension(SMALL, reverse, x0[which], lambda like: next(noises)[which])
+
+    together = bits_of(slice(4))
+    for alone in (slice(n, n + 1) for n in range(4)):
+        given = x0[alone], t[alone], noise[alone], SMALL, "v"
+        torch.testing.assert_close(ddpm_loss(network, *given), simple[alone])
+        torch.testing.assert_close(hybrid_loss(wide, *given), hybrid[alone])
+        torch.testing.assert_close(bits_of(alone), together[alone])
 
 
 def test_the_bound_teaches_the_variance_and_the_squared_error_the_mean() -> None:
