@@ -36,7 +36,8 @@ from minildm.engine.memory import keep_freed_memory
 from minildm.engine.presets import Settings
 from minildm.engine.stages import Stage
 from minildm.ldm import LatentDiffusion, schedule_of
-from minildm.text import TextEncoder, Tokenizer
+from minildm.text import TextEncoder
+from minildm.tokenizer import Tokenizer
 from minildm.unet import UNet
 
 CPU = torch.device("cpu")

@@ -30,7 +30,7 @@ from minildm.engine.plan import plan
 from minildm.engine.presets import PRESETS, Settings
 from minildm.engine.stages import AutoencoderStage, DenoiserStage, Stage, encode_all, joined
 from minildm.ldm import LatentDiffusion
-from minildm.text import Tokenizer
+from minildm.tokenizer import Tokenizer
 
 
 @dataclasses.dataclass(frozen=True)

@@ -26,7 +26,8 @@ from minildm.gaussian import Gaussian
 from minildm.guidance import classifier_free_batched
 from minildm.samplers import SAMPLERS, time_grid
 from minildm.schedule import NoiseSchedule
-from minildm.text import TextEncoder, Tokenizer
+from minildm.text import TextEncoder
+from minildm.tokenizer import Tokenizer
 from minildm.unet import UNet
 
 LAYOUT = 1  # of a saved folder; raised when an older reader could not understand it

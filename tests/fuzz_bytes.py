@@ -30,7 +30,7 @@ from minildm.engine.pictures import FORMATS, decode, fit_picture
 from minildm.engine.presets import Settings
 from minildm.files import read_json, read_tensors
 from minildm.ldm import LatentDiffusion
-from minildm.text import Tokenizer
+from minildm.tokenizer import Tokenizer
 
 TIMES = int(os.environ.get("MINILDM_FUZZ", "1"))
 SMALL = LatentDiffusionConfig(

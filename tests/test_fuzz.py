@@ -22,7 +22,7 @@ from minildm.engine.errors import UserError
 from minildm.engine.presets import Settings
 from minildm.engine.stages import DenoiserStage
 from minildm.engine.train import Run
-from minildm.text import SYMBOL_OF, WORD_END, Tokenizer, split_words
+from minildm.tokenizer import SYMBOL_OF, WORD_END, Tokenizer, split_words
 
 TIMES = int(os.environ.get("MINILDM_FUZZ", "1"))  # multiplies the cases; above 1 they are drawn afresh at each run
 FUZZ = {"deadline": None, "derandomize": TIMES == 1, "database": None, "suppress_health_check": list(HealthCheck)}

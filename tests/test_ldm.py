@@ -10,7 +10,7 @@ from conftest import TINY
 
 from minildm.ldm import LatentDiffusion
 from minildm.samplers import SAMPLERS
-from minildm.text import Tokenizer
+from minildm.tokenizer import Tokenizer
 from minildm.unet import UNet
 
 PROMPTS = ["a red circle", "a large blue square at the centre", "", "two green crosses"]

@@ -18,7 +18,7 @@ from minildm.engine.folder import read_config
 from minildm.engine.presets import Settings
 from minildm.engine.train import Interrupted, Run
 from minildm.ldm import LatentDiffusion
-from minildm.text import Tokenizer
+from minildm.tokenizer import Tokenizer
 from minildm.unet import UNet
 
 
@@ -246,11 +246,11 @@ def test_power_that_goes_between_the_stages_loses_nothing(moment: str, tiny_sett
     owner, name = places[moment]
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Power):
         if moment == "between its two files":
-            from minildm import text
+            from minildm import tokenizer
 
-            owner, original = text, text.write_text
+            owner, original = tokenizer, tokenizer.write_text
             patch.setattr(
-                text, "write_text", lambda path, *rest: _power() if path.name == "merges.txt" else original(path, *rest)
+                tokenizer, "write_text", lambda path, *rest: _power() if path.name == "merges.txt" else original(path, *rest)
             )
         else:
             crash_at(patch, owner, name, lambda *args: True) if isinstance(owner, type) else patch.setattr(owner, name, _power)

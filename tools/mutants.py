@@ -28,7 +28,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-MODULES = "information gaussian families elbo vae hvae schedule posterior objectives attention unet ddpm samplers".split()
+MODULES = (
+    "information gaussian families elbo vae hvae schedule posterior objectives attention unet ddpm samplers tokenizer text"
+).split()
 RESULTS, EXPLAINED = ROOT / "benchmarks" / "mutants.json", ROOT / "tools" / "equivalent.json"
 BINARY = {
     ast.Add: ast.Sub,

@@ -18,7 +18,7 @@ from minildm.engine.presets import Settings
 from minildm.engine.stages import AutoencoderStage, DenoiserStage, Stage
 from minildm.gaussian import Gaussian
 from minildm.ldm import LatentDiffusion
-from minildm.text import Tokenizer
+from minildm.tokenizer import Tokenizer
 
 KINDS = {  # of operators, by what their names begin with; the first that fits counts
     "convolutions": ("mkldnn_convolution", "convolution", "cudnn_convolution", "_slow_conv"),

@@ -28,7 +28,7 @@ from minildm.engine.stages import AutoencoderStage, DenoiserStage, Diverged, Sta
 from minildm.files import fill
 from minildm.gaussian import Gaussian
 from minildm.ldm import LatentDiffusion
-from minildm.text import Tokenizer
+from minildm.tokenizer import Tokenizer
 
 LOG_EVERY = 20  # steps between lines of metrics.jsonl
 
