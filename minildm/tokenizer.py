@@ -1,8 +1,9 @@
-"""From text to whole numbers: a byte-pair tokenizer, shaped like CLIP's (chapter 13)."""
+"""From text to whole numbers: a byte-pair tokenizer, shaped like CLIP's, and what its tokens cost in bits (chapter 13)."""
 
 import functools
 import itertools
 import json
+import math
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from minildm.files import read_json, read_text, write_text
+from minildm.information import entropy
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 WORD_END = "</w>"  # a mark on the last piece of a word
@@ -174,3 +176,41 @@ class Tokenizer:
                 break
             pieces = merge(pieces, best)
         return pieces
+
+
+def code_bits(tokens: int, vocabulary: int) -> float:
+    """What a stream costs when every token is written as its number, Eq. (13.1): n log₂ V, in bits.
+
+    Args:
+        tokens: n, how many there are.
+        vocabulary: V, how many different ones there could be.
+    """
+    return tokens * math.log2(vocabulary)
+
+
+def merge_gain(pairs: int, tokens: int, vocabulary: int) -> float:
+    """The bits that one more merge saves, Eq. (13.2): n log₂ V − (n − c) log₂(V + 1) − 2 log₂ V.
+
+    c tokens fewer, each of them a little dearer; and the merge itself, two old tokens, is written down once.
+
+    Args:
+        pairs: c, how often the pair is joined.
+        tokens, vocabulary: n and V before the merge.
+
+    Returns: bits; negative when the merge does not pay.
+    """
+    return code_bits(tokens, vocabulary) - code_bits(tokens - pairs, vocabulary + 1) - code_bits(2, vocabulary)
+
+
+def stream_bits(tokens: Tensor) -> float:
+    """What a stream costs when frequent tokens get short codes, Eq. (13.3): n H(p̂), with p̂ the tokens' own frequencies.
+
+    Args:
+        tokens: whole numbers, at least 0, shape n ≥ 1.
+
+    Returns: bits; no code that looks at one token at a time can do better.
+
+    Source: Shannon 1948 (A Mathematical Theory of Communication), theorem 9.
+    """
+    counts = torch.bincount(tokens).double()
+    return len(tokens) * entropy(counts / len(tokens)).item()

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 import random
 import string
 import unicodedata
@@ -13,7 +14,18 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from minildm.tokenizer import END, START, WORD_END, Tokenizer, pieces_of, split_words
+from minildm.tokenizer import (
+    END,
+    START,
+    WORD_END,
+    Tokenizer,
+    code_bits,
+    merge,
+    merge_gain,
+    pieces_of,
+    split_words,
+    stream_bits,
+)
 
 CAPTIONS = [
     "a small red circle at the top left on a white background",
@@ -266,3 +278,75 @@ def test_pieces_of_a_word_are_its_bytes():
     assert len(pieces_of("日")) == 3 and len(pieces_of("é")) == 2
     symbols = {piece for byte in range(256) for piece in pieces_of(bytes([byte]).decode("latin-1"))}
     assert all(piece.replace(WORD_END, "").isprintable() for piece in symbols)
+
+
+@pytest.mark.equation("13.1")
+@pytest.mark.parametrize("vocabulary", [2, 3, 10, 256, 49408])
+def test_a_code_has_room_for_every_stream_and_not_for_one_more_bit_each(vocabulary):
+    """2^bits streams of n tokens can be told apart: exactly V^n, counted in whole numbers."""
+    for n in (1, 7, 40):
+        assert 2 ** (code_bits(n, vocabulary) / n) == pytest.approx(vocabulary, rel=1e-12)
+        assert round(code_bits(n, vocabulary), 9) == round(math.log(vocabulary**n, 2), 9)
+    assert code_bits(0, vocabulary) == 0
+
+
+@pytest.mark.equation("13.2")
+@pytest.mark.parametrize("seed", range(4))
+def test_the_gain_of_a_merge_is_what_the_stream_and_the_list_of_merges_lose(seed):
+    """A stream is really merged, and the bits before and after are counted, the list of merges with them."""
+    rng = random.Random(seed)
+    stream, known, merges = tuple(rng.choices("abcd", k=300)), 4, 0
+    for _ in range(8):
+        pairs = Counter(itertools.pairwise(stream))
+        best = min(pairs, key=lambda pair: (-pairs[pair], pair))
+        joined = merge(stream, best)
+        count = len(stream) - len(joined)  # overlapping ones, as in "aaa", are joined once
+        listed = 2 * math.log2(known)
+        before, after = len(stream) * math.log2(known), len(joined) * math.log2(known + 1) + listed
+        assert merge_gain(count, len(stream), known) == pytest.approx(before - after, rel=1e-9)
+        stream, known, merges = joined, known + 1, merges + 1
+    assert merges == 8
+
+
+def test_a_pair_that_occurs_twice_does_not_pay_and_the_most_frequent_pays_most():
+    assert merge_gain(2, 1000, 500) < 0 < merge_gain(100, 1000, 500)
+    gains = [merge_gain(count, 1000, 500) for count in range(200)]
+    assert gains == sorted(gains) and len(set(gains)) == 200
+    threshold = 2 + 1000 / (500 * math.log(500))  # for large V
+    assert merge_gain(math.ceil(threshold), 1000, 500) > 0 > merge_gain(math.floor(threshold) - 1, 1000, 500)
+
+
+@pytest.mark.equation("13.3")
+def test_the_bits_of_a_stream_are_the_logarithm_of_its_rearrangements():
+    """n H(p̂) against the number of orders in which the same tokens could stand, by Stirling to a few bits; and exact ones."""
+    assert stream_bits(torch.tensor([0, 1, 2, 3] * 5)) == pytest.approx(20 * 2, rel=1e-12)
+    assert stream_bits(torch.tensor([7] * 9)) == 0
+    counts = torch.tensor([400, 250, 150, 200])
+    stream = torch.repeat_interleave(torch.tensor([5, 0, 3, 9]), counts)
+    orders = (math.lgamma(1001) - sum(math.lgamma(int(count) + 1) for count in counts)) / math.log(2)
+    stirling = 0.5 * math.log2(2 * math.pi * 1000) - sum(0.5 * math.log2(2 * math.pi * int(count)) for count in counts)
+    assert orders < stream_bits(stream) and stream_bits(stream) == pytest.approx(orders - stirling, abs=0.01)
+    shuffled = stream[torch.randperm(1000, generator=torch.Generator().manual_seed(0))]
+    assert stream_bits(shuffled) == pytest.approx(stream_bits(stream), rel=1e-12)
+
+
+@settings(max_examples=50, deadline=None, derandomize=True, database=None)
+@given(st.lists(st.integers(0, 12), min_size=1, max_size=60))
+def test_frequencies_never_cost_more_than_numbers(stream):
+    assert stream_bits(torch.tensor(stream)) <= code_bits(len(stream), len(set(stream))) + 1e-9
+
+
+def test_a_code_that_was_built_obeys_the_bound():
+    """Huffman's code of the stream: at least n H bits, and less than one bit a token more."""
+    import heapq
+
+    stream = [0] * 50 + [1] * 20 + [2] * 20 + [3] * 7 + [4] * 3
+    heap = [(count, token, 0) for token, count in Counter(stream).items()]
+    heapq.heapify(heap)
+    bits, fresh = 0, 100
+    while len(heap) > 1:
+        (one, *_), (two, *_) = heapq.heappop(heap), heapq.heappop(heap)
+        bits += one + two  # each token below gets one bit longer
+        heapq.heappush(heap, (one + two, fresh, 0))
+        fresh += 1
+    assert stream_bits(torch.tensor(stream)) <= bits < stream_bits(torch.tensor(stream)) + len(stream)
