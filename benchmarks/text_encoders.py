@@ -163,6 +163,7 @@ def main() -> None:
     rows = [row for row in stored["rows"] if row["encoder"] not in chosen.only]
     about = {"command": f"python benchmarks/text_encoders.py --steps {chosen.steps} --seeds {chosen.seeds}", "machine": machine()}
     about |= {"steps": chosen.steps, "pictures": PICTURES, "judged": JUDGED, "pretraining": PRETRAINING}
+    about |= {"prompts": {name: prompts[:SHOWN] for name, (_, _, prompts) in judged.items()}}
     about |= {"judge": {name: score(judge, pictures, scenes) for name, (pictures, scenes, _) in judged.items()}}
     for name in NAMES:
         for seed in range(chosen.seeds):
