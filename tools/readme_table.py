@@ -26,6 +26,7 @@ MODULES = {
     "09": ("attention", "unet"),
     "10": ("ddpm",),
     "11": ("samplers",),
+    "13": ("tokenizer", "text"),
 }
 README = ROOT / "README.md"
 
