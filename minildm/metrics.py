@@ -1,4 +1,4 @@
-"""Instruments: Fréchet distance, accuracy with its interval, nearest neighbours (chapter 19)."""
+"""Instruments: Fréchet distance, precision and recall, accuracy with its interval, nearest neighbours (chapter 19)."""
 
 import math
 
@@ -87,3 +87,36 @@ def nearest_distances(images: Tensor, reference: Tensor, chunk: int = 2000) -> t
         nearest = torch.where(distance < least, start + place, nearest)
         least = torch.minimum(distance, least)
     return (flat - pool[nearest].float()).square().mean(1).sqrt(), nearest
+
+
+def precision_recall(real: Tensor, generated: Tensor, k: int = 3) -> tuple[float, float]:
+    """The share of generated examples that look real, and the share of real ones that the generated reach.
+
+    Around each example of a set lies a ball that reaches to its k-th nearest neighbour in the same set; together they stand
+    for where the set lives. Precision is the share of generated examples inside a real ball, recall the reverse.
+
+    Args:
+        real, generated: features N×D and M×D, N and M larger than k. Both numbers depend on N, M and k, so compare them only
+            with those of sets of the same sizes.
+
+    Raises:
+        ValueError: shapes that do not fit, too few examples, or features that are not finite.
+
+    Source: Kynkäänniemi et al. 2019 (arXiv:1904.06991), Eqs. 1 and 2.
+    """
+    if real.ndim != 2 or generated.ndim != 2 or real.shape[1] != generated.shape[1]:
+        raise ValueError(f"features must be N×D and M×D, not {tuple(real.shape)} and {tuple(generated.shape)}")
+    if not 1 <= k < min(len(real), len(generated)):
+        raise ValueError(f"k={k} of {len(real)} and {len(generated)} examples: there must be more than k, and k at least 1")
+    if not (real.isfinite().all() and generated.isfinite().all()):
+        raise ValueError("some features are not finite: look at the pictures they were taken from")
+    return _share_inside(generated, real, k), _share_inside(real, generated, k)
+
+
+def _share_inside(points: Tensor, reference: Tensor, k: int) -> float:
+    """The share of the points that lie in one of the balls around `reference`, each up to its k-th neighbour there."""
+    exact = "donot_use_mm_for_euclid_dist"  # the fast way loses digits exactly where points are close
+    radius = (
+        torch.cdist(reference, reference, compute_mode=exact).kthvalue(k + 1, dim=1).values
+    )  # the nearest is the point itself
+    return (torch.cdist(points, reference, compute_mode=exact) <= radius).any(1).double().mean().item()

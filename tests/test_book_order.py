@@ -11,8 +11,8 @@ import minildm
 
 PACKAGE = Path(minildm.__file__).parent
 BOOK = (
-    "information gaussian families elbo vae hvae schedule posterior objectives attention unet ddpm samplers guidance "
-    "tokenizer text clip autoencoder ldm editing cascade interop flow dit"
+    "information gaussian families elbo vae hvae schedule posterior objectives attention unet ddpm samplers conditioning "
+    "guidance tokenizer text clip rate quantise autoencoder perception latent ldm conditions editing cascade interop flow dit"
 ).split()
 INSTRUMENTS = ["ema", "files", "metrics"]
 TORCH_FREE = ["minildm/config.py", "minildm/engine/presets.py"]

@@ -7,7 +7,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from minildm.metrics import frechet_distance, matrix_square_root, nearest_distances, prompt_accuracy, wilson_interval
+from minildm.metrics import (
+    frechet_distance,
+    matrix_square_root,
+    nearest_distances,
+    precision_recall,
+    prompt_accuracy,
+    wilson_interval,
+)
 
 
 def features_with(mean: Tensor, covariance: Tensor, count: int, seed: int) -> Tensor:
@@ -202,3 +209,59 @@ def test_the_nearest_of_bright_bytes_is_found_to_the_last_grey_level():
 def test_neighbours_need_a_reference_of_the_same_shape(shape):
     with pytest.raises(ValueError, match="same shape"):
         nearest_distances(torch.zeros(2, 3, 4, 4), torch.zeros(shape))
+
+
+def reached(points: np.ndarray, reference: np.ndarray, k: int) -> float:
+    """The share of points within some reference point's distance to its own k-th neighbour: one pair at a time."""
+    radii = [sorted(np.linalg.norm(reference - one, axis=1))[k] for one in reference]  # [0] is the point itself
+    inside = [any(np.linalg.norm(p - one) <= r for one, r in zip(reference, radii, strict=True)) for p in points]
+    return sum(inside) / len(inside)
+
+
+@pytest.mark.parametrize("k", [1, 2, 5])
+def test_precision_and_recall_by_brute_force(k):
+    generator = torch.Generator().manual_seed(20)
+    real = torch.randn(30, 3, generator=generator, dtype=torch.float64)
+    generated = 0.6 * torch.randn(40, 3, generator=generator, dtype=torch.float64) + 0.5
+    wanted = reached(generated.numpy(), real.numpy(), k), reached(real.numpy(), generated.numpy(), k)
+    assert precision_recall(real, generated, k) == pytest.approx(wanted)
+    assert wanted[0] > wanted[1]  # drawn more narrowly than the data: each looks real, not all is reached
+    assert precision_recall(generated, real, k) == pytest.approx(wanted[::-1])
+    assert k != 2 or precision_recall(real, generated) != precision_recall(real, generated, k)  # k is 3 unless said
+
+
+def test_precision_and_recall_of_what_is_known():
+    real = torch.arange(10.0)[:, None] * torch.ones(1, 2)
+    assert precision_recall(real, real) == (1.0, 1.0)
+    assert precision_recall(real, real + 100) == (0.0, 0.0)
+    assert precision_recall(real, real, 3) == precision_recall(real, real)
+    crowd = torch.zeros(10, 2) + torch.arange(10)[:, None] * 1e-6 + 4.5  # one place among the data
+    assert precision_recall(real, crowd) == (1.0, 0.0)
+    edge = torch.tensor([[0.0], [1.0], [2.0], [4.0]])
+    assert precision_recall(edge, torch.tensor([[5.0], [6.5], [3.0]]), 1) == (2 / 3, 0.25)  # the rim counts: 6 from 4 is 2
+
+
+def test_precision_and_recall_tell_points_apart_that_are_close():
+    """Far from the origin, where ‖a‖² − 2 a·b + ‖b‖² has no digits left."""
+    near = torch.arange(6.0)[:, None] * torch.ones(1, 4) + 4096.0
+    assert precision_recall(near, near + 0.5, 1) == (1.0, 1.0)
+    assert precision_recall(near[:5], near[1:] + 1.5, 1)[0] == 0.6
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "k"), [((5, 3), (5, 4), 1), ((5,), (5,), 1), ((4, 2), (9, 2), 4), ((9, 2), (4, 2), 0)]
+)
+def test_precision_and_recall_refuse_what_does_not_fit(first, second, k):
+    with pytest.raises(ValueError) as error:
+        precision_recall(torch.zeros(first), torch.zeros(second), k)
+    assert str(first[0]) in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_precision_and_recall_refuse_what_is_not_finite(value):
+    x = torch.randn(6, 2, generator=torch.Generator().manual_seed(9))
+    broken = x.clone()
+    broken[2, 0] = value
+    for pair in ((broken, x), (x, broken)):
+        with pytest.raises(ValueError, match="not finite"):
+            precision_recall(*pair)

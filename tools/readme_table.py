@@ -27,6 +27,7 @@ MODULES = {
     "10": ("ddpm",),
     "11": ("samplers",),
     "13": ("tokenizer", "text"),
+    "12": ("conditioning", "guidance"),
 }
 README = ROOT / "README.md"
 
