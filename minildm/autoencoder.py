@@ -4,6 +4,8 @@ An encoder proposes a Gaussian over latents, a decoder turns a latent into an im
 structure of Rombach et al. 2022 (arXiv:2112.10752), appendix G, and every size left open (`AutoencoderConfig`).
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -11,6 +13,7 @@ from torch import Tensor, nn
 from minildm.attention import Attention
 from minildm.config import AutoencoderConfig
 from minildm.gaussian import Gaussian
+from minildm.quantise import Quantizer
 from minildm.unet import ResidualBlock, Upsample, lay_out
 
 EPS = 1e-6  # of every GroupNorm here; the U-Net's residual blocks use 1e-5
@@ -140,15 +143,27 @@ class Autoencoder(nn.Module):
     def fit_scale(self, latents: Gaussian) -> None:
         """Set `scale` so that latents drawn from these Gaussians (the training set's) have variance 1.
 
-        The variance of a draw is the variance of the means plus the mean of the variances.
+        The Gaussians are over scaled latents, as `encode` gives them; what they were scaled by before is taken out.
         """
-        mean = latents.mean / self.scale
-        variance = mean.var() + (torch.exp(latents.log_var) / self.scale**2).mean()
-        self.scale.copy_(variance.rsqrt())
+        raw = Gaussian(latents.mean / self.scale, latents.log_var - 2 * torch.log(self.scale))
+        self.scale.copy_(latent_scale(raw))
+
+
+def latent_scale(latents: Gaussian) -> Tensor:
+    """What latents must be multiplied by to have variance 1, Eq. (15.5): 1/√(Var[μ] + E[σ²]), a single number.
+
+    The variance of a draw is the variance of the means plus the mean of the variances.
+
+    Args:
+        latents: q(z | x) of the whole training set, or of many pictures of it, N×….
+
+    Source: Rombach et al. 2022 (arXiv:2112.10752), appendix G, which estimates it from one batch.
+    """
+    return (latents.mean.var() + torch.exp(latents.log_var).mean()).rsqrt()
 
 
 def autoencoder_loss(model: Autoencoder, images: Tensor, noise: Tensor, kl_weight: float) -> tuple[Tensor, Tensor]:
-    """Reconstruction and regularisation: mean |x − x̂| + mean (x − x̂)², plus kl_weight · KL(q(z|x) ‖ N(0, I)).
+    """Reconstruction and regularisation, Eq. (15.4): mean |x − x̂| + mean (x − x̂)², plus kl_weight · KL(q(z|x) ‖ N(0, I))/D.
 
     Unlike the ELBO of chapter 04, both terms are divided by the number of pixel values, and the KL weighs next to
     nothing: it only keeps the latents from drifting, so that almost all of the image passes.
@@ -164,3 +179,52 @@ def autoencoder_loss(model: Autoencoder, images: Tensor, noise: Tensor, kl_weigh
     error = model.decode(q.sample(noise)).float() - images
     reconstruction = error.abs().mean() + error.square().mean()
     return reconstruction + kl_weight * q.kl().mean() / images[0].numel(), reconstruction
+
+
+def vq_autoencoder_loss(
+    model: Autoencoder, quantizer: Quantizer, images: Tensor, commitment: float = 0.25
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The same reconstruction with codes in place of noise: the encoder's means are quantised, and (15.9) takes the KL's place.
+
+    Args:
+        images: N×C×H×W in [-1, 1].
+        commitment: β of `Quantizer`.
+
+    Returns: the loss to descend, its reconstruction part, and the codes N×h×w.
+    """
+    z_q, codes, pull = quantizer(model.encode(images).mean, commitment)
+    error = model.decode(z_q).float() - images
+    reconstruction = error.abs().mean() + error.square().mean()
+    return reconstruction + pull, reconstruction, codes
+
+
+def train_autoencoder(
+    parts: nn.Module,
+    images: Tensor,
+    steps: int,
+    generator: torch.Generator,
+    loss: Callable[[Tensor, Tensor], Tensor],
+    *,
+    batch: int = 8,
+    lr: float = 3e-3,
+) -> list[float]:
+    """Train in place by Adam, its rate rising for 20 steps and then falling to 0. Returns the loss of every step.
+
+    Args:
+        parts: holds everything that learns: an autoencoder, or a list of it and its codebook.
+        images: N×C×H×W in [-1, 1].
+        generator: on the CPU; decides which pictures are seen, and all the noise.
+        loss: (pictures, noise) → what is descended; the noise is shaped for an autoencoder's latents.
+    """
+    model = next(part for part in parts.modules() if isinstance(part, Autoencoder))
+    optimizer, losses, factor = torch.optim.Adam(parts.parameters(), lr, fused=True), [], model.config.factor
+    for step in range(steps):
+        optimizer.param_groups[0]["lr"] = lr * min(1, (step + 1) / 20) * (1 - step / steps)
+        x = images[torch.randint(len(images), (batch,), generator=generator)]
+        shape = (batch, model.config.latent_channels, x.shape[2] // factor, x.shape[3] // factor)
+        value = loss(x, torch.randn(shape, generator=generator).to(x))
+        optimizer.zero_grad()
+        value.backward()
+        optimizer.step()
+        losses.append(value.item())
+    return losses
