@@ -73,7 +73,7 @@ class LatentDiffusion(nn.Module):
         time_power: float = 1.0,
         min_snr: float | None = None,
     ) -> Tensor:
-        """The denoising loss on one batch: each latent at a random time, with random noise, under its caption.
+        """L_LDM on one batch, Eq. (16.7): each latent at a random time, with random noise, under its caption.
 
         Args:
             latents: z_0, scaled, N×latent_channels×h×w.
@@ -83,6 +83,8 @@ class LatentDiffusion(nn.Module):
             min_snr: γ of the min-SNR weights, or None for L_simple.
 
         Returns: a scalar, the mean over the batch.
+
+        Source: Rombach et al. 2022 (arXiv:2112.10752), Eq. 3.
         """
         t = spread_times(len(latents), self.schedule.T, generator, time_power)
         noise = torch.randn(latents.shape, generator=generator).to(latents)
@@ -100,7 +102,7 @@ class LatentDiffusion(nn.Module):
         seed: int = 0,
         batch: int = 100,
     ) -> Tensor:
-        """Draw one image for each prompt.
+        """Draw one image for each prompt, Eq. (16.11): the decoder's picture of the latent at which the sampler ends.
 
         Args:
             prompts: texts; "" is unconditional.

@@ -1,5 +1,7 @@
 """The complete model: sampling does not depend on the batch, saving loses nothing, bad input is named."""
 
+import copy
+import itertools
 import json
 import pickle
 from pathlib import Path
@@ -8,6 +10,7 @@ import pytest
 import torch
 from conftest import TINY
 
+from minildm.ddpm import spread_times
 from minildm.ldm import LatentDiffusion
 from minildm.samplers import SAMPLERS
 from minildm.tokenizer import Tokenizer
@@ -175,6 +178,52 @@ def test_loss_of_a_perfect_network_is_zero_and_depends_on_the_generator(model: L
     latents, tokens = torch.randn(4, 4, 8, 8), model.tokens(PROMPTS)
     losses = [model.loss(latents, tokens, generator=torch.Generator().manual_seed(seed)).item() for seed in (0, 0, 1)]
     assert losses[0] == losses[1] != losses[2]
+
+
+def copy_with_scale(model: LatentDiffusion, scale: float) -> LatentDiffusion:
+    """The same weights under another scale factor: with 1, a division by it that is missing would go unnoticed."""
+    tokenizer, model = model.tokenizer, copy.deepcopy(model)
+    model.autoencoder.scale.fill_(scale)
+    model.tokenizer = tokenizer
+    return model
+
+
+@pytest.mark.equation("16.7")
+def test_the_loss_is_the_squared_error_of_what_is_predicted_from_noisy_latents_and_text(model: LatentDiffusion) -> None:
+    """By hand, one latent after the other: its time, its frame, its velocity, the network asked alone."""
+    latents = torch.randn(4, 4, 8, 8, generator=torch.Generator().manual_seed(2))
+    tokens = model.tokens(PROMPTS)
+    with torch.no_grad():
+        loss = model.loss(latents, tokens, generator=torch.Generator().manual_seed(5), time_power=0.75)
+        generator = torch.Generator().manual_seed(5)
+        times = spread_times(4, 100, generator, 0.75)
+        noises, by_hand = torch.randn(latents.shape, generator=generator), []
+        for z, noise, t, row in zip(latents, noises, times, tokens, strict=True):
+            a, s = float(model.schedule.alpha_bar[t]) ** 0.5, (1 - float(model.schedule.alpha_bar[t])) ** 0.5
+            said = model.unet((a * z + s * noise)[None], t[None], model.text(row[None]))[0]
+            by_hand.append((said - (a * noise - s * z)).square().mean())
+    assert loss.item() == pytest.approx(torch.stack(by_hand).mean().item(), rel=1e-4)
+    assert loss.ndim == 0
+
+
+@pytest.mark.equation("16.11")
+def test_a_picture_is_the_decoders_of_where_the_sampler_ends(model: LatentDiffusion) -> None:
+    """DDIM and guidance written out, each picture alone, latents divided by the scale factor before the decoder's layers."""
+    model, w, times = copy_with_scale(model, 0.7), 2.5, [100, 67, 33, 0]
+    drawn = model.generate(PROMPTS[:2], guidance=w, steps=3, sampler="ddim", seed=11)
+    for place, prompt in enumerate(PROMPTS[:2]):
+        z = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(11 + place))
+        for t, s in itertools.pairwise(times):
+            rates = (model.schedule.signal, model.schedule.noise)
+            a, n, a_s, n_s = (float(rate(torch.tensor(time))) for time in (t, s) for rate in rates)
+            with torch.no_grad():
+                null, cond = (model.unet(z, torch.tensor([t]), model.text(model.tokens([text]))) for text in ("", prompt))
+            v = null + w * (cond - null)
+            x0, noise = a * z - n * v, n * z + a * v
+            z = a_s * x0 + n_s * noise
+        with torch.no_grad():
+            by_hand = model.autoencoder.decoder(model.autoencoder.post_quant(z / 0.7)).clamp(-1, 1)
+        assert torch.allclose(drawn[place], by_hand[0], atol=2e-4)
 
 
 def test_a_model_without_tokenizer_says_so() -> None:

@@ -28,6 +28,7 @@ MODULES = {
     "11": ("samplers",),
     "13": ("tokenizer", "text"),
     "12": ("conditioning", "guidance"),
+    "16": ("latent", "conditions"),
 }
 README = ROOT / "README.md"
 

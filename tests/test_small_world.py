@@ -1,0 +1,53 @@
+"""The small world is what it says it is, and its two stages leave a model that can draw."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from minildm.config import AutoencoderConfig, TextConfig, UNetConfig
+from minildm.engine import shapes, small_world
+
+
+def test_scenes_hold_one_large_shape_of_the_world_and_each_value_occurs():
+    scenes = small_world.draw_scenes(2000, small_world.SEEN, torch.Generator().manual_seed(0))
+    columns = dict(zip(shapes.ATTRIBUTES, scenes.T, strict=True))
+    assert set(columns["size"].tolist()) == {1} and set(columns["second shape"].tolist()) == {-1}
+    assert set(columns["layout"].tolist()) == {1, 2, 3, 4} and set(columns["background"].tolist()) == {0, 1}
+    pairs = set(zip(columns["shape"].tolist(), columns["colour"].tolist(), strict=True))
+    assert pairs == set(small_world.SEEN) and not pairs & set(small_world.HELD_OUT)
+    assert len(small_world.ALL) == 12 and small_world.CHANCE == 1 / 96
+    for place in (0, 1):  # shapes, colours: each still occurs in training
+        assert {pair[place] for pair in small_world.SEEN} == {pair[place] for pair in small_world.ALL}
+
+
+def test_captions_say_what_the_pictures_show_and_seeds_decide():
+    data, again, other = (small_world.draw_data(50, small_world.ALL, seed) for seed in (1, 1, 2))
+    assert torch.equal(data.images, again.images) and not torch.equal(data.images, other.images)
+    for caption, scene in zip(data.captions(), data.attributes.tolist(), strict=True):
+        assert shapes.SHAPES[scene[2]] in caption and list(shapes.COLOURS)[scene[3]] in caption
+        assert shapes.LAYOUTS[scene[0]] in caption and list(shapes.BACKGROUNDS)[scene[6]] in caption
+
+
+def test_both_stages_run_and_the_model_draws():
+    tiny = dict(
+        autoencoder=AutoencoderConfig(widths=(16, 16, 16), groups=1),
+        unet=UNetConfig(widths=(16, 32), heads=(2, 2), context_width=32, groups=1),
+        text=TextConfig(vocabulary=600, length=12, width=32, layers=1, heads=2),
+    )
+    settings = dataclasses.replace(small_world.with_steps(small_world.SETTINGS, 3, 4, **tiny), batch=8)
+    data = small_world.draw_data(64, small_world.SEEN, 0)
+    model = small_world.untrained(settings, data.texts)
+    latents, losses = small_world.train_autoencoder(model, data, settings)
+    assert len(losses) == 3 and latents.mean.shape == (64, 4, 8, 8) and model.autoencoder.scale != 1
+    spread = (latents.mean.var() + latents.log_var.exp().mean()).item()
+    assert spread == pytest.approx(1, abs=1e-3)
+    averaged, losses = small_world.train_denoiser(model, latents, data, settings)
+    assert len(losses) == 4
+    images = averaged.generate(["large red circle, top left, white background"] * 2, steps=2)
+    assert images.shape == (2, 3, 32, 32) and not torch.equal(images[0], images[1])
+
+
+def test_the_judge_reads_its_own_world():
+    judge = small_world.train_judge_here(12, 32)
+    assert not judge.training and len(judge(torch.zeros(2, 3, 32, 32))) == len(shapes.ATTRIBUTES)
