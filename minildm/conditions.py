@@ -13,7 +13,7 @@ from minildm.attention import Attention, KeysValues, TransformerBlock, attention
 from minildm.ddpm import Network
 from minildm.ldm import LatentDiffusion
 from minildm.samplers import time_grid
-from minildm.text import Tokenizer, split_words
+from minildm.tokenizer import Tokenizer, split_words
 from minildm.unet import UNet
 
 

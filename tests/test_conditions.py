@@ -11,7 +11,7 @@ from torch import nn
 from minildm.attention import Attention
 from minildm.conditions import beside, first_layer, places_of_words, recorded, token_maps, widened, word_maps, word_parts
 from minildm.ldm import LatentDiffusion
-from minildm.text import Tokenizer
+from minildm.tokenizer import Tokenizer
 from minildm.unet import UNet
 
 PROMPTS = ["a red circle", "a large blue square at the centre", "", "two green crosses"]

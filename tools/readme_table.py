@@ -26,9 +26,11 @@ MODULES = {
     "09": ("attention", "unet"),
     "10": ("ddpm",),
     "11": ("samplers",),
-    "13": ("tokenizer", "text"),
     "12": ("conditioning", "guidance"),
-    "16": ("latent", "conditions"),
+    "13": ("tokenizer", "text"),
+    "14": ("clip",),
+    "15": ("rate", "quantise", "autoencoder", "perception"),
+    "16": ("latent", "ldm", "conditions"),
 }
 README = ROOT / "README.md"
 

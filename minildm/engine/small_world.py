@@ -19,7 +19,7 @@ from minildm.engine.seeds import seeded
 from minildm.engine.stages import AutoencoderStage, DenoiserStage, encode_all, joined
 from minildm.gaussian import Gaussian
 from minildm.ldm import LatentDiffusion
-from minildm.text import Tokenizer
+from minildm.tokenizer import Tokenizer
 
 SHAPES = tuple(shapes.SHAPES.index(name) for name in ("circle", "triangle", "cross"))
 COLOURS, BACKGROUNDS = range(4), range(2)  # red, green, blue, yellow; white, black
