@@ -114,6 +114,26 @@ class TextConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class ClipConfig:
+    """The image tower and the text tower of chapter 14. Maps halve between the levels of the image tower."""
+
+    image_channels: int = 3
+    image_size: int = 32
+    widths: tuple[int, ...] = (32, 64, 128)  # channels, level by level
+    groups: int = 2
+    text: TextConfig = TextConfig(width=64, layers=2)
+    width: int = 64  # of the space in which pictures and captions meet
+
+    def __post_init__(self) -> None:
+        check_groups(self.widths, self.groups)
+        check_whole(self, 1, "image_channels", "width")
+        check_whole(self, 1, "image_size", most=16384)
+        if self.image_size % 2 ** (len(self.widths) - 1):
+            factor = 2 ** (len(self.widths) - 1)
+            raise ValueError(f"image_size={self.image_size} is not a multiple of {factor}, by which the levels shrink it")
+
+
+@dataclasses.dataclass(frozen=True)
 class LatentDiffusionConfig:
     """The complete model of chapter 16."""
 
