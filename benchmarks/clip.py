@@ -22,7 +22,7 @@ from minildm.config import ClipConfig, TextConfig
 from minildm.engine import shapes
 from minildm.engine.data import Data, draw_shapes, to_float
 from minildm.engine.presets import PRESETS
-from minildm.text import Tokenizer
+from minildm.tokenizer import Tokenizer
 
 LENGTH, PICTURES, SETTINGS = 16, 8000, PRESETS["shapes"][1]
 ROWS = [  # batch, steps, partners, seed

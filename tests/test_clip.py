@@ -27,7 +27,8 @@ from minildm.clip import (
     zero_shot,
 )
 from minildm.config import ClipConfig, TextConfig
-from minildm.text import Tokenizer, pooled
+from minildm.text import pooled
+from minildm.tokenizer import Tokenizer
 
 TINY = ClipConfig(
     image_channels=2,

@@ -31,7 +31,6 @@ MODULES = {
     "14": ("clip",),
     "15": ("rate", "quantise", "autoencoder", "perception"),
     "16": ("latent", "ldm", "conditions"),
-    "14": ("clip",),
 }
 README = ROOT / "README.md"
 
