@@ -238,7 +238,7 @@ def test_precision_and_recall_of_what_is_known():
     crowd = torch.zeros(10, 2) + torch.arange(10)[:, None] * 1e-6 + 4.5  # one place among the data
     assert precision_recall(real, crowd) == (1.0, 0.0)
     edge = torch.tensor([[0.0], [1.0], [2.0], [4.0]])
-    assert precision_recall(edge, torch.tensor([[5.0], [6.5], [3.0]]), 1) == (2 / 3, 0.25)  # the rim counts: 6 from 4 is 2
+    assert precision_recall(edge, torch.tensor([[5.0], [6.5], [3.0]]), 1) == (2 / 3, 0.75)  # 1 is on the rim around 3
 
 
 def test_precision_and_recall_tell_points_apart_that_are_close():
