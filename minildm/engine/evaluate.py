@@ -16,6 +16,7 @@ from minildm.engine.device import autocast_to_sample, choose_device
 from minildm.engine.folder import read_config
 from minildm.engine.judges import SMALLEST_JUDGED, Judge, roughen, train_judge, verdicts
 from minildm.engine.presets import Settings
+from minildm.engine.retrieval import LINEUP, captioned, find_clip, found
 from minildm.engine.seeds import seeded
 from minildm.engine.sources import located
 from minildm.files import fill, read_tensors, save_tensors, written_whole
@@ -31,7 +32,8 @@ def evaluate(
 
     Args:
         folder: a run folder.
-        samples: how many pictures; for shapes half of them have shape-colour pairs that training never showed.
+        samples: how many pictures; for shapes half of them have shape-colour pairs that training never showed. Where
+            there are captions and no classes, half of them are drawn from training captions, half from test captions.
         guidance, steps: of sampling; by default the run's own.
         data: where the run's data are now, if they have moved.
 
@@ -50,9 +52,12 @@ def evaluate(
     result: dict[str, Any] = dict.fromkeys(KEYS)
 
     held_out = draw_shapes(samples // 2, shapes.HELD_OUT, settings, "held out") if settings.data == "shapes" else None
-    wanted = balanced(test, samples - (len(held_out) if held_out else 0), settings.seed)
+    clip = find_clip(folder, train, settings, model.tokenizer) if test.attributes is None else None
+    seen = balanced(train.select(captioned(train)), samples // 2, settings.seed) if clip is not None else None
+    more = held_out or seen
+    wanted = balanced(test, samples - (len(more) if more else 0), settings.seed)
     count = len(wanted)
-    prompts = wanted.captions(settings.seed) + (held_out.captions(settings.seed) if held_out else [])
+    prompts = wanted.captions(settings.seed) + (more.captions(settings.seed) if more else [])
     start = time.monotonic()
     with autocast_to_sample(settings, choose_device()):
         images = model.generate(prompts, guidance=guidance, steps=steps, seed=settings.seed).cpu()
@@ -70,6 +75,19 @@ def evaluate(
             right = verdicts(judge, images[count:], held_out.attributes)
             result |= accuracy("prompt_accuracy_held_out", right)
             result["attribute_accuracy_held_out"] = by_attribute(right, held_out)
+    if clip is not None:
+        with_text = captioned(wanted)
+
+        def retrieved(name: str, pictures: Tensor, data: Data) -> dict[str, Any]:
+            return accuracy(name, found(clip, pictures, data.captions(settings.seed), model.tokenizer)[:, None])
+
+        result["retrieval_lineup"] = min(LINEUP, len(seen))
+        result |= retrieved("retrieval_seen", images[count:], seen)
+        result |= retrieved("retrieval_of_train", to_float(seen.images), seen)
+        if len(with_text) >= 2:
+            asked = wanted.select(with_text)
+            result |= retrieved("retrieval", images[with_text], asked)
+            result |= retrieved("retrieval_of_test", to_float(asked.images), asked)
     features = judge_features(judge) if judge is not None else latent_features(model)
     reference, comparison = to_float(balanced(test, count, 1).images), to_float(balanced(train, count, 1).images)
     if count >= 2:  # a covariance needs two
@@ -88,6 +106,8 @@ KEYS = (
     "frechet", "frechet_floor", "frechet_features", "judge_accuracy", "judge_accuracy_interval",
     "reconstruction_accuracy", "reconstruction_accuracy_interval", "nearest_train_distance",
     "nearest_train_distance_of_test", "attribute_accuracy", "attribute_accuracy_held_out",
+    "retrieval", "retrieval_interval", "retrieval_seen", "retrieval_seen_interval", "retrieval_of_test",
+    "retrieval_of_test_interval", "retrieval_of_train", "retrieval_of_train_interval", "retrieval_lineup",
     "samples", "guidance", "steps", "images_per_second",
 )  # fmt: skip
 

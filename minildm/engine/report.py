@@ -10,6 +10,12 @@ from minildm.engine.presets import Settings
 from minildm.files import write_text
 
 TIMED = ("autoencoder", "caching", "denoiser", "samples")  # the parts that `--minutes` pays for
+RETRIEVAL = {
+    "retrieval_seen": "captions of training",
+    "retrieval": "captions of test data",
+    "retrieval_of_train": "real training pictures",
+    "retrieval_of_test": "real test pictures",
+}
 
 
 def write_report(folder: Path, settings: Settings, seconds: dict[str, float], judged: dict[str, Any] | None) -> Path:
@@ -56,6 +62,10 @@ def judge_table(judged: dict[str, Any]) -> list[str]:
     rows = [
         ("pictures that show all of their prompt", share(judged, "prompt_accuracy")),
         ("the same for shape-colour pairs never seen in training", share(judged, "prompt_accuracy_held_out")),
+        *(
+            (f"captions that find their picture among {judged['retrieval_lineup']}: {name}", share(judged, key))
+            for key, name in RETRIEVAL.items()
+        ),
         ("Fréchet distance", number(judged["frechet"], ".3f")),
         ("its floor: real training against real test pictures", number(judged["frechet_floor"], ".3f")),
         ("Fréchet distance over floor", number(ratio(judged), ".2f")),
