@@ -445,6 +445,14 @@ def test_the_slope_in_the_angle_is_that_of_the_flow(t: float) -> None:
     assert (got - moved / (angles[1] - angles[0])).abs().max() < 2e-6
 
 
+def test_heun_steps_to_time_1_by_its_own_rule_and_only_to_0_by_the_picture() -> None:
+    exact, t, s = mixture_denoiser(LINEAR), torch.tensor(5), torch.tensor(1)
+    one, last = list(heun(exact, LINEAR, SOME, torch.tensor([5, 1, 0])))[1:]
+    torch.testing.assert_close(one[1], heun_step(exact, LINEAR, SOME, exact(SOME, t.expand(5)), t, s))
+    torch.testing.assert_close(last[1], exact(one[1], s.expand(5)))
+    assert last[0] == 0
+
+
 @pytest.mark.equation("11.5")
 def test_a_step_of_heun_misses_the_flow_by_its_length_cubed() -> None:
     """Half the length, an eighth of the error, which is small already: the law of second order."""
