@@ -79,7 +79,6 @@ def encoder_of(name: str, text: TextConfig, scenes: Tensor, tokens: Tensor, seed
         return TextEncoder(text), name == "joint"
     if name == "contrastive":
         from minildm.clip import Clip, train_clip
-
         from minildm.config import ClipConfig
 
         images = shapes.render(scenes, generator, SIZE).float() / 127.5 - 1
