@@ -269,7 +269,7 @@ def test_mutual_information_is_the_entropy_that_the_picture_takes_from_its_capti
 
 
 @pytest.mark.equation("14.5")
-@pytest.mark.parametrize("count", [1, 2, 4])
+@pytest.mark.parametrize("count", [2, 4])
 def test_the_line_up_loss_is_the_mean_over_draws_of_the_contrastive_rows(count):
     joint, critic = world(3, 4, seed=11), randn(3, 4, seed=12)
     generator = torch.Generator().manual_seed(0)
@@ -278,8 +278,12 @@ def test_the_line_up_loss_is_the_mean_over_draws_of_the_contrastive_rows(count):
     others[:, 0] = pairs % 4
     losses = -critic[pairs[:, None] // 4, others].log_softmax(1)[:, 0]
     error = losses.std().item() / len(losses) ** 0.5
-    assert abs(lineup_loss(joint, critic, count).item() - losses.mean().item()) <= 4 * error + 1e-12
+    assert abs(lineup_loss(joint, critic, count).item() - losses.mean().item()) <= 4 * error
     assert error < 0.003
+
+
+def test_who_stands_alone_in_a_line_up_is_found():
+    assert lineup_loss(world(3, 4, seed=11), randn(3, 4, seed=12), 1).item() == pytest.approx(0, abs=1e-12)
 
 
 def separate_gaps(joint: Tensor, critic: Tensor, count: int) -> tuple[float, float]:
