@@ -116,7 +116,6 @@ def precision_recall(real: Tensor, generated: Tensor, k: int = 3) -> tuple[float
 def _share_inside(points: Tensor, reference: Tensor, k: int) -> float:
     """The share of the points that lie in one of the balls around `reference`, each up to its k-th neighbour there."""
     exact = "donot_use_mm_for_euclid_dist"  # the fast way loses digits exactly where points are close
-    radius = (
-        torch.cdist(reference, reference, compute_mode=exact).kthvalue(k + 1, dim=1).values
-    )  # the nearest is the point itself
+    among = torch.cdist(reference, reference, compute_mode=exact)
+    radius = among.kthvalue(k + 1, dim=1).values  # k + 1, since the nearest is the point itself
     return (torch.cdist(points, reference, compute_mode=exact) <= radius).any(1).double().mean().item()

@@ -16,7 +16,7 @@ from minildm.engine.device import autocast_to_sample, choose_device
 from minildm.engine.folder import read_config
 from minildm.engine.judges import SMALLEST_JUDGED, Judge, roughen, train_judge, verdicts
 from minildm.engine.presets import Settings
-from minildm.engine.retrieval import LINEUP, captioned, find_clip, found
+from minildm.engine.retrieval import captioned, find_clip, retrieval
 from minildm.engine.seeds import seeded
 from minildm.engine.sources import located
 from minildm.files import fill, read_tensors, save_tensors, written_whole
@@ -76,18 +76,9 @@ def evaluate(
             result |= accuracy("prompt_accuracy_held_out", right)
             result["attribute_accuracy_held_out"] = by_attribute(right, held_out)
     if clip is not None:
-        with_text = captioned(wanted)
-
-        def retrieved(name: str, pictures: Tensor, data: Data) -> dict[str, Any]:
-            return accuracy(name, found(clip, pictures, data.captions(settings.seed), model.tokenizer)[:, None])
-
-        result["retrieval_lineup"] = min(LINEUP, len(seen))
-        result |= retrieved("retrieval_seen", images[count:], seen)
-        result |= retrieved("retrieval_of_train", to_float(seen.images), seen)
-        if len(with_text) >= 2:
-            asked = wanted.select(with_text)
-            result |= retrieved("retrieval", images[with_text], asked)
-            result |= retrieved("retrieval_of_test", to_float(asked.images), asked)
+        result |= retrieval(
+            clip, model.tokenizer, {"seen": (images[count:], seen), "test": (images[:count], wanted)}, settings.seed
+        )
     features = judge_features(judge) if judge is not None else latent_features(model)
     reference, comparison = to_float(balanced(test, count, 1).images), to_float(balanced(train, count, 1).images)
     if count >= 2:  # a covariance needs two
@@ -106,8 +97,8 @@ KEYS = (
     "frechet", "frechet_floor", "frechet_features", "judge_accuracy", "judge_accuracy_interval",
     "reconstruction_accuracy", "reconstruction_accuracy_interval", "nearest_train_distance",
     "nearest_train_distance_of_test", "attribute_accuracy", "attribute_accuracy_held_out",
-    "retrieval", "retrieval_interval", "retrieval_seen", "retrieval_seen_interval", "retrieval_of_test",
-    "retrieval_of_test_interval", "retrieval_of_train", "retrieval_of_train_interval", "retrieval_lineup",
+    "retrieval_seen", "retrieval_seen_interval", "retrieval_test", "retrieval_test_interval", "retrieval_seen_real",
+    "retrieval_seen_real_interval", "retrieval_test_real", "retrieval_test_real_interval", "retrieval_lineup",
     "samples", "guidance", "steps", "images_per_second",
 )  # fmt: skip
 

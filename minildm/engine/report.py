@@ -11,10 +11,10 @@ from minildm.files import write_text
 
 TIMED = ("autoencoder", "caching", "denoiser", "samples")  # the parts that `--minutes` pays for
 RETRIEVAL = {
-    "retrieval_seen": "captions of training",
-    "retrieval": "captions of test data",
-    "retrieval_of_train": "real training pictures",
-    "retrieval_of_test": "real test pictures",
+    "retrieval_seen": "drawn from captions of training",
+    "retrieval_seen_real": "the real ones",
+    "retrieval_test": "drawn from captions of test data",
+    "retrieval_test_real": "the real ones of these",
 }
 
 

@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,10 +15,11 @@ from minildm.engine.judges import roughen
 from minildm.engine.presets import Settings
 from minildm.engine.seeds import seeded
 from minildm.files import fill, read_tensors, save_tensors, written_whole
+from minildm.metrics import prompt_accuracy
 from minildm.tokenizer import Tokenizer
 
 CLIP_STEPS, CLIP_BATCH = 600, 128
-LINEUP = 100  # pictures among which a caption looks for its own
+LINEUP = 100  # pictures among which a caption looks for its own, where there are so many
 SMALLEST_SIDE = 8  # pixels of the last map: what stands where is still told apart
 
 
@@ -77,19 +79,38 @@ def alike(texts: list[str]) -> Tensor:
 
 
 @torch.no_grad()
-def found(clip: Clip, images: Tensor, texts: list[str], tokenizer: Tokenizer) -> Tensor:
-    """Whether each caption's own picture is the one most similar to it, among `LINEUP` or, if there are fewer, among all.
+def found(clip: Clip, images: Tensor, texts: list[str], tokenizer: Tokenizer, size: int) -> Tensor:
+    """Whether each caption's own picture is the one most similar to it, in line-ups of `size`.
 
     Args:
         images: N×C×H×W in [-1, 1]; `texts`: their captions. The last ones, too few for a line-up, are left out.
 
     Returns: bool, shape N, less what is left out.
     """
-    size = min(LINEUP, len(texts))
     answers = []
     for first in range(0, len(texts) - size + 1, size):
         some, captions = images[first : first + size], texts[first : first + size]
-        pictures = torch.cat([clip.encode_images(part) for part in some.split(250)])
         words = clip.encode_texts(tokenizer.batch(captions, clip.config.text.length))
-        answers.append(recall_at(pictures @ words.T, 1, alike(captions))[1] > 0)
+        answers.append(recall_at(clip.encode_images(some) @ words.T, 1, alike(captions))[1] > 0)
     return torch.cat(answers)
+
+
+def retrieval(clip: Clip, tokenizer: Tokenizer, drawn: dict[str, tuple[Tensor, Data]], seed: int) -> dict[str, Any]:
+    """How often captions find their pictures, drawn and real ones, in line-ups of one size.
+
+    Args:
+        drawn: for "seen" (captions of training) and "test" what was drawn, N×C×H×W, and the real pictures with those
+            captions; pictures without a caption are left out. Fewer than two of a kind are not judged.
+        seed: of the wording.
+
+    Returns: shares with their 95% intervals, under the names of `evaluate`, and the size.
+    """
+    kept = {kind: (images[captioned(data)], data.select(captioned(data))) for kind, (images, data) in drawn.items()}
+    kept = {kind: pair for kind, pair in kept.items() if len(pair[1]) >= 2}
+    size = min([LINEUP, *(len(data) for _, data in kept.values())])
+    result: dict[str, Any] = {"retrieval_lineup": size}
+    for kind, (images, data) in kept.items():
+        for name, pictures in ((f"retrieval_{kind}", images), (f"retrieval_{kind}_real", to_float(data.images))):
+            share, interval = prompt_accuracy(found(clip, pictures, data.captions(seed), tokenizer, size)[:, None])
+            result |= {name: share, f"{name}_interval": list(interval)}
+    return result
