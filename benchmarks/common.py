@@ -1,4 +1,4 @@
-"""What the scripts share: the machine's name, the sizes that speed is measured at, a trained run opened for training again."""
+"""What the scripts share: the machine's name, small pictures and their network, the sizes that speed is measured at, runs."""
 
 import dataclasses
 import platform
@@ -9,7 +9,10 @@ import time
 from pathlib import Path
 
 import torch
+from torch import Tensor
+from torch.nn.functional import avg_pool2d, pixel_unshuffle
 
+from minildm.config import UNetConfig
 from minildm.engine.data import Data, load
 from minildm.engine.device import choose_device, native_bf16
 from minildm.engine.folder import read_config
@@ -25,6 +28,15 @@ SIZES = {  # name: preset, changes to its model, batch of the denoiser
     "cifar10": ("cifar10", {}, 64),
     "128 pixels": ("emoji", {"image_size": 128}, 16),
 }
+
+ON_PIXELS = UNetConfig(
+    in_channels=4, out_channels=4, widths=(32, 64), attention=(False, False), middle_attention=False, context_width=None, groups=2
+)
+
+
+def small(images: Tensor) -> Tensor:
+    """N×1×32×32 → N×4×8×8: averages of 2×2 pixels, then 2×2 of those as channels."""
+    return pixel_unshuffle(avg_pool2d(images, 2), 2)
 
 
 def settings_of(size: str) -> tuple[Settings, int]:

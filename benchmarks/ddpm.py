@@ -17,11 +17,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from common import machine
+from common import ON_PIXELS, machine, small
 from torch import Tensor
-from torch.nn.functional import avg_pool2d, pixel_shuffle, pixel_unshuffle
+from torch.nn.functional import pixel_shuffle
 
-from minildm.config import UNetConfig
 from minildm.ddpm import ancestral, bits_per_dimension, ddpm_loss, denoiser, hybrid_loss, respaced, reverse_of, train_ddpm
 from minildm.engine.book import grey_pictures
 from minildm.engine.judges import Judge, train_judge
@@ -30,16 +29,13 @@ from minildm.schedule import NoiseSchedule
 from minildm.unet import UNet
 
 SCHEDULE, KIND = NoiseSchedule.cosine(1000), "v"
-CONFIG = UNetConfig(
-    in_channels=4, out_channels=4, widths=(32, 64), attention=(False, False), middle_attention=False, context_width=None, groups=2
-)
 BITS_STEPS, DRAWN_STEPS, CODED = (10, 20, 50, 100, 250, 1000), (10, 20, 50, 100), 32
 VARIANCES = {"small": 0.0, "large": 1.0, "learned": None}
 
 
-def small(images: Tensor) -> Tensor:
-    """N×1×32×32 → N×4×8×8, as in the chapter."""
-    return pixel_unshuffle(((avg_pool2d(images, 2) + 1) * 127.5).round() / 127.5 - 1, 2)
+def in_levels(images: Tensor) -> Tensor:
+    """`small`, in 256 grey levels, as in the chapter."""
+    return ((small(images) + 1) * 127.5).round() / 127.5 - 1
 
 
 def seeded_draw(seed: int) -> Callable[[Tensor], Tensor]:
@@ -54,7 +50,7 @@ def spaced(count: int) -> Tensor:
 
 def fresh() -> UNet:
     torch.manual_seed(0)
-    return UNet(CONFIG)
+    return UNet(ON_PIXELS)
 
 
 def trained(data: Tensor, steps: int, loss: Callable = ddpm_loss) -> tuple[UNet, UNet]:
@@ -66,7 +62,7 @@ def trained(data: Tensor, steps: int, loss: Callable = ddpm_loss) -> tuple[UNet,
 
 def widened(averaged: UNet, data: Tensor, steps: int) -> UNet:
     """With channels that say the variance, trained for some steps of the hybrid loss."""
-    wide, weights = UNet(dataclasses.replace(CONFIG, out_channels=8)), averaged.state_dict()
+    wide, weights = UNet(dataclasses.replace(ON_PIXELS, out_channels=8)), averaged.state_dict()
     for name in ("last.weight", "last.bias"):
         weights[name] = torch.cat([weights[name], torch.zeros_like(weights[name])])
     wide.load_state_dict(weights)
@@ -161,7 +157,7 @@ def main() -> None:
     options.add_argument("--json", type=Path, default=Path("benchmarks/ddpm.json"))
     chosen = options.parse_args()
     pictures = grey_pictures(20000, 2000)
-    data, held_out = small(pictures.train), small(pictures.test)
+    data, held_out = in_levels(pictures.train), in_levels(pictures.test)
     distance = Distance(data, pictures.train_labels, len(pictures.classes))
     last, averaged = trained(data, chosen.steps)
     found = {"command": f"python benchmarks/ddpm.py --steps {chosen.steps}", "machine": machine(), "data": pictures.name}

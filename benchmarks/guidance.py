@@ -10,17 +10,17 @@ network is judged, so that a run can be done in parts: `--only 0.15 1` is the ne
 
 import argparse
 import contextlib
+import dataclasses
 import io
 import json
 from pathlib import Path
 
 import torch
-from common import machine
+from common import ON_PIXELS, machine, small
 from torch import Tensor, nn
-from torch.nn.functional import avg_pool2d, pixel_shuffle, pixel_unshuffle
+from torch.nn.functional import avg_pool2d, pixel_shuffle
 
 from minildm.conditioning import ClassUNet, dropped_loss, train_labelled
-from minildm.config import UNetConfig
 from minildm.ddpm import Denoise, denoiser
 from minildm.engine.book import Pictures, grey_pictures
 from minildm.engine.judges import Judge, train_judge
@@ -30,26 +30,10 @@ from minildm.samplers import ddim, time_grid
 from minildm.schedule import NoiseSchedule
 
 SCHEDULE, KIND, CALLS = NoiseSchedule.cosine(1000), "v", 15
-CONFIG = UNetConfig(
-    in_channels=4,
-    out_channels=4,
-    widths=(32, 64),
-    attention=(False, False),
-    heads=(4, 4),
-    middle_attention=False,
-    context_width=None,
-    extra_width=32,
-    groups=2,
-)
 WEIGHTS = (0.0, 1.0, 1.5, 2.0, 3.0, 5.0, 8.0)  # of the network with p = 0.15
 OTHERS = (0.0, 1.0, 3.0)  # of the others
 THRESHOLDS = {"static": static_threshold, "dynamic": dynamic_threshold, "dynamic, 0.9": lambda d: dynamic_threshold(d, 0.9)}
 WIDE = (3.0, 8.0, 15.0)  # with a threshold
-
-
-def small(images: Tensor) -> Tensor:
-    """N×1×32×32 → N×4×8×8: averages of 2×2 pixels, then 2×2 of those as channels."""
-    return pixel_unshuffle(avg_pool2d(images, 2), 2)
 
 
 def trained_judge(pictures: Pictures) -> Judge:
@@ -88,7 +72,7 @@ def judged(denoise: Denoise, judge: Judge, labels: Tensor, real: Tensor) -> dict
 def rows_of(drop: float, seed: int, steps: int, draws: int, pictures: Pictures, judge: Judge) -> list[dict]:
     """Train with the class dropped in a share `drop` of the examples, and judge what is drawn."""
     torch.manual_seed(seed)
-    network = ClassUNet(CONFIG, len(pictures.classes))
+    network = ClassUNet(dataclasses.replace(ON_PIXELS, extra_width=32), len(pictures.classes))
 
     def loss(network: nn.Module, x0: Tensor, labels: Tensor, t: Tensor, noise: Tensor, chance: Tensor) -> Tensor:
         return dropped_loss(network, x0, labels, chance < drop, t, noise, SCHEDULE, KIND, network.null)

@@ -96,11 +96,11 @@ def row_of(kind: str, widths: tuple[int, ...] | None, seconds: float, train: Dat
         model.autoencoder.fit_scale(model.encode(to_float(train.images)))
         latents = model.encode(to_float(train.images))
     else:
-        latents, _ = small_world.train_autoencoder(model, train, settings)
+        latents, _ = small_world.first_stage(model, train, settings)
     first = time.process_time() - start
     settings = dataclasses.replace(settings, steps=steps_in(DenoiserStage(model, latents, train, settings), seconds - first))
     start = time.process_time()
-    averaged, losses = small_world.train_denoiser(model, latents, train, settings)
+    averaged, losses = small_world.second_stage(model, latents, train, settings)
     row = {
         "kind": kind,
         "seconds": seconds,

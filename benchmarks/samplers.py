@@ -16,11 +16,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from common import machine
+from common import ON_PIXELS, machine, small
 from torch import Tensor
-from torch.nn.functional import avg_pool2d, pixel_shuffle, pixel_unshuffle
+from torch.nn.functional import pixel_shuffle
 
-from minildm.config import UNetConfig
 from minildm.ddpm import Denoise, ancestral, denoiser, train_ddpm
 from minildm.engine.book import grey_pictures
 from minildm.metrics import frechet_distance
@@ -29,21 +28,6 @@ from minildm.schedule import NoiseSchedule
 from minildm.unet import UNet
 
 SCHEDULE, NEAR, SHOWN, LOUDEST = NoiseSchedule.cosine(1000), 100, 6, 80.0
-CONFIG = UNetConfig(
-    in_channels=4,
-    out_channels=4,
-    widths=(32, 64),
-    attention=(False, False),
-    heads=(4, 4),
-    middle_attention=False,
-    context_width=None,
-    groups=2,
-)
-
-
-def small(images: Tensor) -> Tensor:
-    """N×1×32×32 → N×4×8×8: averages of 2×2 pixels, then 2×2 of those as channels."""
-    return pixel_unshuffle(avg_pool2d(images, 2), 2)
 
 
 def loudest() -> float:
@@ -91,7 +75,7 @@ def main() -> None:
     options.add_argument("--json", type=Path, default=Path("benchmarks/samplers.json"))
     chosen, pictures = options.parse_args(), grey_pictures(20000, 5000)
     torch.manual_seed(0)
-    network, start = UNet(CONFIG), time.perf_counter()
+    network, start = UNet(ON_PIXELS), time.perf_counter()
     network, losses = train_ddpm(network, small(pictures.train), SCHEDULE, "v", chosen.steps, torch.Generator().manual_seed(0))
     print(f"loss {sum(losses[-100:]) / 100:.4f}", flush=True)
     seconds, denoise, rows, shown = time.perf_counter() - start, denoiser(network, SCHEDULE, "v"), [], {}

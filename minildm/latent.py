@@ -91,7 +91,7 @@ def latent_bound(
     return bound_terms(schedule, reverse, z, draw).sum(1) - log_likelihood(z) - q.entropy()
 
 
-def least_loss(schedule: NoiseSchedule, deviation: float, t: Tensor) -> Tensor:
+def least_noise_error(schedule: NoiseSchedule, deviation: float, t: Tensor) -> Tensor:
     """The smallest squared error of ε̂ for Gaussian latents of this deviation, Eq. (16.5): s² SNR/(1 + s² SNR).
 
     It depends on s and t through s²·SNR(t) alone: latents of another deviation are latents of deviation 1 on another

@@ -11,8 +11,12 @@ from minildm.config import AutoencoderConfig, LatentDiffusionConfig, TextConfig,
 from minildm.engine import data, evaluate
 from minildm.engine.cli import main
 from minildm.engine.presets import PRESETS, Settings
+from minildm.ldm import LatentDiffusion
+from minildm.tokenizer import Tokenizer
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+PROMPTS = ["a red circle", "a large blue square at the centre", "", "two green crosses"]
 
 TINY = LatentDiffusionConfig(
     image_size=32,
@@ -47,6 +51,17 @@ def trained(few_test_shapes: None, tmp_path_factory: pytest.TempPathFactory) -> 
         patch.setattr(evaluate, "JUDGE_STEPS", 3)
         assert main(["train", "shapes", "--out", str(folder), *TINY_FLAGS]) == 0
     return folder
+
+
+@pytest.fixture(scope="module")
+def model() -> LatentDiffusion:
+    """A tiny model of random weights, none of them zero, so that text and time have an effect. Not to be changed: copy it."""
+    torch.manual_seed(0)
+    model = LatentDiffusion(TINY, Tokenizer.train(PROMPTS, 560)).eval()
+    for parameter in model.parameters():
+        if parameter.ndim > 1:
+            torch.nn.init.normal_(parameter, std=0.7 * parameter[0].numel() ** -0.5)
+    return model
 
 
 @pytest.fixture

@@ -5,27 +5,13 @@ import dataclasses
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import TINY
+from conftest import PROMPTS, TINY
 from torch import nn
 
 from minildm.attention import Attention
 from minildm.conditions import beside, first_layer, places_of_words, recorded, token_maps, widened, word_maps, word_parts
 from minildm.ldm import LatentDiffusion
-from minildm.tokenizer import Tokenizer
 from minildm.unet import UNet
-
-PROMPTS = ["a red circle", "a large blue square at the centre", "", "two green crosses"]
-
-
-@pytest.fixture(scope="module")
-def model() -> LatentDiffusion:
-    """Random weights, none of them zero."""
-    torch.manual_seed(0)
-    model = LatentDiffusion(TINY, Tokenizer.train(PROMPTS, 560)).eval()
-    for parameter in model.parameters():
-        if parameter.ndim > 1:
-            torch.nn.init.normal_(parameter, std=0.7 * parameter[0].numel() ** -0.5)
-    return model
 
 
 @pytest.mark.equation("16.8")

@@ -10,7 +10,7 @@ import torch
 
 from minildm.elbo import LinearGaussian, Mixture, elbo_terms
 from minildm.gaussian import Gaussian, affine, condition
-from minildm.latent import aggregate, break_even, elbo_parts, latent_bound, least_loss, rate_terms
+from minildm.latent import aggregate, break_even, elbo_parts, latent_bound, least_noise_error, rate_terms
 from minildm.posterior import reverse_step
 from minildm.schedule import NoiseSchedule, q_sample
 
@@ -136,18 +136,18 @@ def test_the_bound_of_both_models_is_minus_log_p_and_the_gap_is_a_divergence():
 
 @pytest.mark.equation("16.5")
 @pytest.mark.parametrize("deviation", [0.1, 1.0, 5.0])
-def test_the_least_loss_is_the_variance_of_the_noise_given_the_frame(deviation):
+def test_the_least_noise_error_is_the_variance_of_the_noise_given_the_frame(deviation):
     """By Bayes' rule for ε, seen through z_t = σ ε + a z with z of that deviation."""
     schedule, t = NoiseSchedule.cosine(100), torch.tensor([1, 20, 60, 99])
     a, s = schedule.signal(t)[:, None], schedule.noise(t)[:, None]
     given = condition(Gaussian(torch.zeros(4, 1), torch.zeros(4, 1)), torch.zeros(4, 1), s, 0.0, torch.log((a * deviation) ** 2))
-    assert torch.allclose(least_loss(schedule, deviation, t), torch.exp(given.log_var)[:, 0], rtol=1e-9)
+    assert torch.allclose(least_noise_error(schedule, deviation, t), torch.exp(given.log_var)[:, 0], rtol=1e-9)
     z, noise = deviation * randn(200_000, 1, seed=5), randn(200_000, 1, seed=6)
     for place, time in enumerate(t):
         frame = q_sample(schedule, z, time.expand(len(z)), noise)
         slope = (frame * noise).mean() / frame.square().mean()  # the best line through the origin
         left = (noise - slope * frame).square().mean().item()
-        assert left == pytest.approx(least_loss(schedule, deviation, t)[place].item(), rel=0.03)
+        assert left == pytest.approx(least_noise_error(schedule, deviation, t)[place].item(), rel=0.03)
 
 
 def test_another_deviation_is_another_schedule():
@@ -155,7 +155,7 @@ def test_another_deviation_is_another_schedule():
     schedule, t = NoiseSchedule.linear(1000), torch.arange(1, 1001)
     for deviation in (0.2, 3.0):
         moved = 2 * (schedule.log_snr(t) + math.log(deviation))
-        assert torch.allclose(least_loss(schedule, deviation, t), torch.sigmoid(moved), rtol=1e-9)
+        assert torch.allclose(least_noise_error(schedule, deviation, t), torch.sigmoid(moved), rtol=1e-9)
 
 
 @pytest.mark.equation("16.6")

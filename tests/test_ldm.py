@@ -8,26 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TINY
+from conftest import PROMPTS, TINY
 
 from minildm.ddpm import spread_times
 from minildm.ldm import LatentDiffusion
 from minildm.samplers import SAMPLERS
-from minildm.tokenizer import Tokenizer
 from minildm.unet import UNet
-
-PROMPTS = ["a red circle", "a large blue square at the centre", "", "two green crosses"]
-
-
-@pytest.fixture(scope="module")
-def model() -> LatentDiffusion:
-    """Random weights, none of them zero, so that text and time have an effect."""
-    torch.manual_seed(0)
-    model = LatentDiffusion(TINY, Tokenizer.train(PROMPTS, 560)).eval()
-    for parameter in model.parameters():
-        if parameter.ndim > 1:
-            torch.nn.init.normal_(parameter, std=0.7 * parameter[0].numel() ** -0.5)
-    return model
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)

@@ -38,11 +38,11 @@ def test_both_stages_run_and_the_model_draws():
     settings = dataclasses.replace(small_world.with_steps(small_world.SETTINGS, 3, 4, **tiny), batch=8)
     data = small_world.draw_data(64, small_world.SEEN, 0)
     model = small_world.untrained(settings, data.texts)
-    latents, losses = small_world.train_autoencoder(model, data, settings)
+    latents, losses = small_world.first_stage(model, data, settings)
     assert len(losses) == 3 and latents.mean.shape == (64, 4, 8, 8) and model.autoencoder.scale != 1
     spread = (latents.mean.var() + latents.log_var.exp().mean()).item()
     assert spread == pytest.approx(1, abs=1e-3)
-    averaged, losses = small_world.train_denoiser(model, latents, data, settings)
+    averaged, losses = small_world.second_stage(model, latents, data, settings)
     assert len(losses) == 4
     images = averaged.generate(["large red circle, top left, white background"] * 2, steps=2)
     assert images.shape == (2, 3, 32, 32) and not torch.equal(images[0], images[1])

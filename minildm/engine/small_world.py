@@ -87,7 +87,7 @@ def untrained(settings: Settings, texts: Sequence[str]) -> LatentDiffusion:
     return LatentDiffusion(settings.model, tokenizer)
 
 
-def train_autoencoder(model: LatentDiffusion, data: Data, settings: Settings) -> tuple[Gaussian, list[float]]:
+def first_stage(model: LatentDiffusion, data: Data, settings: Settings) -> tuple[Gaussian, list[float]]:
     """The first stage, and the scale factor. Returns the latents of all pictures and the loss of every step."""
     stage = AutoencoderStage(model, data, settings)
     losses = [stage.step(step).item() for step in range(settings.autoencoder_steps)]
@@ -95,7 +95,7 @@ def train_autoencoder(model: LatentDiffusion, data: Data, settings: Settings) ->
     return joined(encode_all(model, data.images, settings), model.autoencoder), losses
 
 
-def train_denoiser(
+def second_stage(
     model: LatentDiffusion, latents: Gaussian, data: Data, settings: Settings
 ) -> tuple[LatentDiffusion, list[float]]:
     """The second stage. Returns the model with averaged weights and the loss of every step."""
