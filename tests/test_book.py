@@ -40,13 +40,14 @@ def test_figures_are_as_wide_as_the_page():
         matplotlib.pyplot.close(figure)
 
 
-def test_without_data_a_chapter_has_shapes_in_grey(monkeypatch):
+def test_without_data_a_chapter_has_white_shapes(monkeypatch):
     monkeypatch.delenv("MINILDM_DATA", raising=False)
     pictures = book.grey_pictures(60, 20)
     assert "shapes" in pictures.name and pictures.classes == tuple(shapes.SHAPES)
     assert pictures.train.shape == (60, 1, 32, 32) and pictures.test.shape == (20, 1, 32, 32)
     assert pictures.train_labels.unique().tolist() == [0, 1, 2, 3] and len(pictures.test_labels) == 20
-    assert -1 <= pictures.train.min() < -0.5 and 0.5 < pictures.train.max() <= 1
+    assert pictures.train.amin((1, 2, 3)).eq(-1).all() and pictures.train.amax((1, 2, 3)).eq(1).all()
+    assert not any(torch.equal(picture, other) for picture in pictures.test for other in pictures.train)
 
 
 def test_with_data_a_chapter_has_digits(real_data):

@@ -9,6 +9,8 @@ import pytest
 import readme_table
 from notebooks import CHAPTERS, ROOT, Chapter, chapters, text
 
+from minildm.engine.book import STAND_IN
+
 ALL = chapters()
 EACH = pytest.mark.parametrize("chapter", ALL, ids=lambda chapter: chapter.name)
 HEADINGS = ("Where we are", "What goes wrong", "Exercises", "Summary")
@@ -63,6 +65,8 @@ def faults(chapter: Chapter) -> list[str]:
             found.append(f"a warning in the output of code cell {place + 1}")
         if re.search(r"(?<![\w.])/(home|root|tmp|work|usr|Users)/", words):
             found.append(f"a machine's path in the output of code cell {place + 1}")
+        if STAND_IN in words:
+            found.append(f"code cell {place + 1} was saved without data: name their folder with MINILDM_DATA")
     for place, cell in enumerate(chapter.code):
         tree = chapter.tree(cell)
         for name in sorted(defined(tree) & public_names()):
@@ -132,6 +136,8 @@ def broken(fault: str) -> dict:
         check["outputs"].append({"output_type": "stream", "name": "stdout", "text": ["UserWarning: mind"]})
     elif fault == "path":
         check["outputs"].append({"output_type": "stream", "name": "stdout", "text": ["in /home/someone/x"]})
+    elif fault == "stand-in":
+        check["outputs"].append({"output_type": "stream", "name": "stdout", "text": [f"{STAND_IN}: 3"]})
     elif fault == "order":
         check["execution_count"] = 5
     elif fault == "not run":
@@ -157,12 +163,11 @@ def test_a_whole_chapter_has_no_faults():
     assert faults(Chapter("07_name", list(example().values()))) == []
 
 
-@pytest.mark.parametrize(
-    "fault",
-    [
-        *("redefines", "redefines by assignment", "error", "stderr", "warning", "path", "order", "not run", "picture", "shown"),
-        *("check", "equation", "glossary", "long helper", *HEADINGS),
-    ],
+FAULTS = (
+    "redefines|redefines by assignment|error|stderr|warning|path|stand-in|order|not run|picture|shown|check|equation|glossary"
 )
+
+
+@pytest.mark.parametrize("fault", [*FAULTS.split("|"), "long helper", *HEADINGS])
 def test_each_fault_is_found_and_no_other(fault):
     assert len(faults(Chapter("07_name", list(broken(fault).values())))) == 1

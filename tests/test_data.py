@@ -213,6 +213,13 @@ def test_the_limit_counts_training_pictures(tmp_path):
     assert len(load(settings_for(tmp_path, limit=1000))[0]) == 20
 
 
+def test_as_many_test_pictures_are_read_as_asked_for(tmp_path):
+    describe(tmp_path / "train", dict.fromkeys(fill(tmp_path / "train", 20), "x"))
+    describe(tmp_path / "test", dict.fromkeys(fill(tmp_path / "test", 5, 20), "x"))
+    train, test = load(settings_for(tmp_path), 3)
+    assert len(train) == 20 and [colour for colour, _ in seen(test)] == [colour_of(place) for place in (20, 21, 22)]
+
+
 # Parquet
 
 

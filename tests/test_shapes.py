@@ -1,6 +1,7 @@
 """The procedural data: held-out pairs, captions that say what is there, pictures that show it."""
 
 import itertools
+import math
 import re
 
 import numpy as np
@@ -297,3 +298,14 @@ def test_objects_are_not_cut_off():
                     assert (np.ptp(np.nonzero(inside.any(axis))[0]) + 1) / 2 > least - 1
             else:
                 assert not (inside[0].any() or inside[-1].any() or inside[:, 0].any() or inside[:, -1].any()), scene
+
+
+def test_a_silhouette_is_one_white_shape_on_black_and_says_which():
+    pictures, labels = shapes.silhouettes(4000, torch.Generator().manual_seed(0))
+    assert pictures.shape == (4000, 1, 32, 32) and pictures.dtype == torch.uint8
+    assert pictures[:, :, [0, -1]].max() == 0 and pictures[..., [0, -1]].max() == 0 and (pictures == 255).any(3).any(2).all()
+    assert torch.allclose(labels.bincount() / 4000, torch.tensor(0.25), atol=0.03)  # four and a half standard errors
+    ink = pictures.float().div(255).sum((1, 2, 3))
+    tall = pictures.amax((1, 3)).gt(127).sum(1).float()  # rows that hold ink
+    share = torch.stack([(ink / tall**2)[labels == kind].mean() for kind in range(4)])  # of the square around the shape
+    assert torch.allclose(share, torch.tensor([math.pi / 4, 1, 0.5, 0.32 * 2 - 0.32**2]), atol=0.04), share  # a tip fills no row

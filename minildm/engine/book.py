@@ -19,9 +19,10 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from minildm.engine import shapes
-from minildm.engine.data import Data, load, to_float
+from minildm.engine.data import load, to_float
 from minildm.engine.plots import grid
 from minildm.engine.presets import PRESETS
+from minildm.engine.seeds import seeded
 
 BLUE, ORANGE, GREEN, YELLOW = "#0072B2", "#D55E00", "#009E73", "#E69F00"
 SKY, PINK, GREY, BLACK = "#56B4E9", "#CC79A7", "#8C8C8C", "#000000"
@@ -36,6 +37,7 @@ COLOURS = {
     "guide": GREY,  # reference lines
 }
 EQUATION = re.compile(r"Eq\. \((\d\d\.\d+)\)")
+STAND_IN = "white shapes (MINILDM_DATA names no MNIST)"
 PAGE = 7.2  # inches: the width of a figure on the page
 
 
@@ -107,23 +109,20 @@ class Pictures:
 
 
 def grey_pictures(train: int = 60000, test: int = 10000) -> Pictures:
-    """MNIST from the folder that the environment variable MINILDM_DATA names; without it, `shapes` in grey.
+    """MNIST from the folder that the environment variable MINILDM_DATA names; without it, white shapes on black.
 
     Args:
         train, test: how many pictures of each at most.
     """
     folder = os.environ.get("MINILDM_DATA")
-    if folder and (Path(folder) / "mnist").is_dir():
-        settings = dataclasses.replace(PRESETS["mnist"][1], data=str(Path(folder) / "mnist"), limit=train)
-        name, classes, column = "MNIST", tuple("0123456789"), 0
-    else:
-        settings = dataclasses.replace(PRESETS["shapes"][1], limit=train)
-        name, classes, column = "shapes (MINILDM_DATA names no MNIST)", shapes.SHAPES, list(shapes.ATTRIBUTES).index("shape")
+    if not (folder and (Path(folder) / "mnist").is_dir()):
+        counts = {"train": train, "test": test}
+        white = [shapes.silhouettes(count, seeded(0, "silhouettes", part)) for part, count in counts.items()]
+        grey = [part for images, labels in white for part in (to_float(images), labels)]
+        return Pictures(STAND_IN, shapes.SHAPES, *grey)
+    settings = dataclasses.replace(PRESETS["mnist"][1], data=str(Path(folder) / "mnist"), limit=train)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the datasets library, about progress bars
-        parts = load(settings)
-
-    def grey(data: Data, count: int) -> tuple[Tensor, Tensor]:
-        return to_float(data.images[:count]).mean(1, keepdim=True), data.attributes[:count, column]
-
-    return Pictures(name, classes, *grey(parts[0], train), *grey(parts[1], test))
+        parts = load(settings, test)
+    grey = [part for data in parts for part in (to_float(data.images), data.attributes[:, 0])]
+    return Pictures("MNIST", tuple("0123456789"), *grey)

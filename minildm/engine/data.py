@@ -91,8 +91,11 @@ def to_bytes(images: Tensor) -> Tensor:
     return ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
 
 
-def load(settings: Settings) -> tuple[Data, Data]:
+def load(settings: Settings, test: int = 0) -> tuple[Data, Data]:
     """Training and test pictures.
+
+    Args:
+        test: of a test split, how many pictures are read at most (0: all).
 
     Raises:
         UserError: data that are missing, empty, or have no pictures.
@@ -104,7 +107,7 @@ def load(settings: Settings) -> tuple[Data, Data]:
     splits = open_dataset(settings.data, settings.stream)
     train = read_split(splits["train"], settings, settings.limit)
     if "test" in splits:
-        return train, read_split(splits["test"], settings, settings.limit if settings.stream else 0)
+        return train, read_split(splits["test"], settings, test or (settings.limit if settings.stream else 0))
     if len(train) < 2:
         limited = " that --limit leaves" if settings.limit == 1 else ""
         raise UserError(f"data {settings.data!r} hold a single picture{limited}: give at least 2")

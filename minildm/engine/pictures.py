@@ -23,7 +23,8 @@ def decode(file: BinaryIO) -> Image.Image:
         raise ValueError("no picture in a known format") from None
     if picture.width * picture.height > LARGEST_PIXELS:
         raise ValueError(f"{picture.width}×{picture.height} is more than {LARGEST_PIXELS} pixels")
-    return ImageOps.exif_transpose(picture)
+    ImageOps.exif_transpose(picture, in_place=True)
+    return picture
 
 
 def fit_picture(picture: Image.Image, size: int, channels: int, fit: str) -> np.ndarray:
