@@ -44,8 +44,8 @@ def readable(tokens: Tensor, end: int, causal: bool) -> Tensor:
 def closest_pair(words: dict[tuple[str, ...], int]) -> tuple[str, str]:
     """ch13.3 · difficulty 2 of 5 · 15 minutes
 
-    WordPiece (Schuster and Nakajima 2012), the tokenizer of BERT, joins another pair than BPE: the one whose joining raises most
-    how probable the text is, if pieces are drawn independently with their own frequencies. Per joined pair that is
+    WordPiece (Schuster and Nakajima 2012), the tokenizer of BERT, joins another pair than BPE: the one whose joining raises most,
+    per joined pair, how probable the text is, if pieces are drawn independently with their own frequencies. That is
     log p(ab) − log p(a) − log p(b), so the score of a pair is count(ab) / (count(a) · count(b)).
 
     Args:
@@ -53,7 +53,8 @@ def closest_pair(words: dict[tuple[str, ...], int]) -> tuple[str, str]:
 
     Returns: the neighbours (a, b) with the highest score; among equals the alphabetically first.
 
-    Hint: count pieces and pairs separately, each as often as its word occurs. A piece may stand in a word more than once.
+    Hint: count pieces and pairs separately, each as often as its word occurs. A piece may stand in a word more than once,
+    and every place where two pieces are neighbours counts, overlapping ones too.
     """
     raise NotImplementedError("ch13.3 closest_pair: see the section 'Merging'")
 

@@ -67,7 +67,7 @@ def best_scale(cosines: Tensor) -> Tensor:
     Args:
         cosines: u_i·w_j, N×N, float64, the pairs on the diagonal.
 
-    Returns: s, a single number; 0.01 or 100 if the loss still falls there.
+    Returns: s, a single number; 0.01 if the loss only rises from there on, 100 if it still falls there.
 
     Hint: (14.9), and a sign: the loss is a convex function of s, so its slope changes its sign once.
     """

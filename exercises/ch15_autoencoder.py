@@ -43,7 +43,7 @@ def level_of(variances: Tensor, error: float) -> float:
 
     Args:
         variances: λ in any order, float64, shape D, all positive.
-        error: E‖x − x̂‖², between 0 and the sum of the variances.
+        error: E‖x − x̂‖², above 0 and below the sum of the variances.
 
     Returns: θ.
 

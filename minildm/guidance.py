@@ -145,15 +145,15 @@ def flow_variance(var_cond: float, var_null: float, w: float) -> float:
 def walk_variance(var_cond: float, var_null: float, w: float) -> float:
     """Where guided ancestral sampling ends in that world, in infinitely many steps, Eq. (12.12).
 
-    S² (q − q^{2w})/((2w − 1)(1 − q)) with q = s²/S², and its limit −S² q log q/(1 − q) at w = ½.
+    S² (ρ − ρ^{2w})/((2w − 1)(1 − ρ)) with ρ = s²/S², and its limit −S² ρ log ρ/(1 − ρ) at w = ½.
 
     Source: Bradley & Nakkiran 2024 (arXiv:2408.09000), theorem 1, for s² = 1 and S² = 2.
     """
-    q, power = var_cond / var_null, 2 * w - 1
-    if q == 1:
+    rho, power = var_cond / var_null, 2 * w - 1
+    if rho == 1:
         return var_null
-    integral = -math.log(q) if power == 0 else (1 - q**power) / power
-    return var_null * q * integral / (1 - q)
+    integral = -math.log(rho) if power == 0 else (1 - rho**power) / power
+    return var_null * rho * integral / (1 - rho)
 
 
 def clipped(x0: Tensor, s: Tensor) -> Tensor:

@@ -31,7 +31,7 @@ def quantise(z: Tensor, codebook: Tensor) -> tuple[Tensor, Tensor]:
 def straight_through(z: Tensor, z_q: Tensor) -> Tensor:
     """Forwards z_q, backwards as if nothing had happened, Eq. (15.8): z + sg[z_q − z], of one shape, where sg stops the gradient.
 
-    The true gradient with respect to z is zero almost everywhere; this one is not, and is not the gradient of anything.
+    The true gradient with respect to z is zero almost everywhere; this one is not, and is not the gradient of the mean loss.
 
     Source: Bengio et al. 2013 (arXiv:1308.3432), section 2.3; van den Oord et al. 2017 (arXiv:1711.00937), section 3.2.
     """
