@@ -19,12 +19,12 @@ demo: $(STAMP)  ## train the shapes model, judge it, draw it
 check: $(STAMP)  ## style and the quick tests, in two processes
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/ruff format --check $(CODE)
-	$(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -p no:nbval -m "not slow" -n 2 --dist loadfile
+	$(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -p no:nbval -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder
 
 test: $(STAMP)  ## style, all tests in two processes, every chapter
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/ruff format --check $(CODE)
-	$(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -p no:nbval -n 2 --dist loadfile
+	$(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -p no:nbval -n 2 --dist loadfile --no-loadscope-reorder
 	$(OFFLINE) $(BIN)/python -m pytest -q --nbval-lax --nbval-current-env --nbval-cell-timeout 300 chapters
 
 chapters: $(STAMP)  ## run every chapter from the top and save it with its outputs

@@ -839,6 +839,7 @@ def test_refused_in_one_line(case: str, trained: Path, tmp_path: Path, capsys: p
     assert not left, "something was left behind"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ACCEPTED)
 def test_accepted_with_a_word(case: str, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     make, words = ACCEPTED[case]

@@ -100,6 +100,7 @@ def test_the_line_that_is_offered_for_pasting_is_quoted(tmp_path: Path, capsys: 
     assert shlex.split(line)[1:] == ["minildm", "sample", str(tmp_path / "a b; c"), caption]
 
 
+@pytest.mark.slow
 def test_without_a_judge_the_report_has_none(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert main(["train", "shapes", "--out", str(tmp_path / "run"), *TINY_FLAGS, "--samples", "0"]) == 0
     report = (tmp_path / "run" / "report.md").read_text()

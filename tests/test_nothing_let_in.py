@@ -66,6 +66,7 @@ def test_training_sampling_and_resuming_call_nothing_forbidden(tmp_path):
         assert done.returncode == 0, done.stderr[-2000:]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("deed", ["unpickle", "run"])
 def test_the_watch_would_notice(deed, tmp_path):
     done = watched(deed, cwd=tmp_path)

@@ -53,6 +53,7 @@ def test_report_names_times_and_memory(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "evaluation.json").read_text())["frechet"] == 3.0
 
 
+@pytest.mark.slow
 def test_peak_memory_counts_what_is_held() -> None:
     before = peak_memory()
     held = torch.ones(int(before * 1.5e9 / 4))

@@ -277,6 +277,7 @@ def test_a_finished_run_is_resumed_to_the_same_weights(tiny_settings: Settings, 
     assert weights(tmp_path / "run") == before
 
 
+@pytest.mark.slow
 def test_a_plan_that_was_not_finished_is_made_on_resume(tiny_settings: Settings, tmp_path: Path, monkeypatch) -> None:
     from minildm.engine import train
 
@@ -358,6 +359,7 @@ def test_a_polite_kill_saves_and_stops(tiny_settings: Settings, tmp_path: Path, 
     assert checkpoints.load(tmp_path / "run").step == 5
 
 
+@pytest.mark.slow
 def test_metrics_are_on_disk_before_the_checkpoint_that_counts_on_them(
     tiny_settings: Settings, tmp_path: Path, monkeypatch
 ) -> None:
