@@ -938,6 +938,7 @@ def test_a_gradient_that_is_no_number_is_noticed_before_it_reaches_the_weights(t
     assert "at step 4" in said and "gradient" in said and (tmp_path / "run" / "latest").read_text() == "step-6"
 
 
+@pytest.mark.slow
 def test_two_processes_cannot_have_one_folder(tmp_path: Path) -> None:
     """Whichever comes second is refused, and the first one's hold ends with it."""
     lock = FileLock(tmp_path / ".minildm.lock", timeout=0)

@@ -112,6 +112,7 @@ def test_run_folder_is_complete_and_rebuilds_the_run(tiny_settings: Settings, tm
     assert loaded.tokens(["a red circle"]).tolist() == averaged.tokens(["a red circle"]).tolist()
 
 
+@pytest.mark.slow
 def test_scale_makes_training_latents_unit_variance(tiny_settings: Settings, tmp_path: Path) -> None:
     from minildm.engine.data import load, to_float
 
@@ -346,6 +347,7 @@ def test_other_threads_are_noted_on_resume(tiny_settings: Settings, tmp_path: Pa
     assert said == [f"the run began with threads={began}, now {began + 1}: expect its result, but not bit for bit"]
 
 
+@pytest.mark.slow
 def test_a_polite_kill_saves_and_stops(tiny_settings: Settings, tmp_path: Path, monkeypatch) -> None:
     """SIGTERM, as a machine sends before it shuts down."""
     original = stages.DenoiserStage.step
