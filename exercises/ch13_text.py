@@ -12,8 +12,9 @@ def bits_per_byte(log_probs: Tensor, texts: list[str]) -> float:
     better. Divide by something that no tokenizer can change: the bytes of the texts, in UTF-8.
 
     Args:
-        log_probs: log p(w_{i+1} | w_1 … w_i) of every token of every text, in nats, N×M; 0 in the padding.
-        texts: the N texts.
+        log_probs: log p(w_{i+1} | w_1 … w_i) of every token but the start (the end is one of them), in nats, N×(L−1); 0 in the
+            padding.
+        texts: the N texts. Count their bytes alone: start and end have none.
 
     Returns: bits per byte, over all texts together, a Python float, at least 0.
 

@@ -84,10 +84,11 @@ def finite_scalar(z: Tensor, levels: list[int]) -> tuple[Tensor, Tensor]:
     """ch15.5 · difficulty 4 of 5 · 40 minutes
 
     A codebook that nobody has to learn, and none of whose codes can die: round each channel to a few values. Channel c is
-    first squeezed, y = h tanh(z) with h = (L − 1)/2 for L = levels[c] (odd), then rounded to a whole number, then divided by h:
-    L values from −1 to 1. The *rounding* is passed straight through; tanh keeps its own gradient.
+    first squeezed, y_c = m_c tanh(z_c) with m_c = (L_c − 1)/2 and L_c = levels[c] (odd), then rounded to a whole number, then
+    divided by m_c: L_c values from −1 to 1. The *rounding* is passed straight through; tanh keeps its own gradient.
 
-    The code's number is Σ_c (rounded y_c + h_c) · Π_{b<c} L_b: channel 0 counts fastest, all together from 0 to Π L − 1.
+    The code's number is Σ_c (rounded y_c + m_c) · Π_{b<c} L_b, an empty product being 1: channel 0 counts fastest, all together
+    from 0 to Π L − 1.
 
     Args:
         z: N×C×h×w.

@@ -166,7 +166,7 @@ def test_finite_scalar(answer):
     slope = torch.zeros_like(z) if given.grad is None else given.grad
     differ_from(slope, torch.zeros_like(z), "no gradient reaches z: `round` has none, so pass it straight through")
     differ_from(slope, above, "tanh is passed by as well: only the rounding is straight through")
-    differ_from(slope, above * (1 - torch.tanh(z) ** 2) * half, "the gradient is h times too large: the division has one too")
+    differ_from(slope, above * (1 - torch.tanh(z) ** 2) * half, "the gradient is m times too large: the division has one too")
     agree(slope, above * (1 - torch.tanh(z) ** 2), "finite_scalar, the gradient")
     assert isinstance(codes, torch.Tensor) and codes.dtype == torch.int64, "the codes are whole numbers, int64"
     numbers = shaped(codes, (2, 4, 5), "finite_scalar, the codes")
@@ -178,5 +178,5 @@ def test_finite_scalar(answer):
         numbers, digits[:, 0] * 5 + digits[:, 1] * 15 + digits[:, 2] * 105, "the first base is 1: the product over b < c is empty"
     )
     signed = grid.long()
-    differ_from(numbers, signed[:, 0] + 5 * signed[:, 1] + 15 * signed[:, 2], "digits begin at 0: add h, or numbers are negative")
+    differ_from(numbers, signed[:, 0] + 5 * signed[:, 1] + 15 * signed[:, 2], "digits begin at 0: add m, or numbers are negative")
     agree(numbers, digits[:, 0] + 5 * digits[:, 1] + 15 * digits[:, 2], "finite_scalar, the codes")

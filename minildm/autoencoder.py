@@ -171,7 +171,7 @@ def autoencoder_loss(model: Autoencoder, images: Tensor, noise: Tensor, kl_weigh
     Args:
         images: N×C×H×W in [-1, 1].
         noise: ε for the draw of z, shaped like the latents.
-        kl_weight: nats of KL that one unit of error is worth, around 1e-4.
+        kl_weight: w, the squared error, summed over the values, that one nat of KL is worth; small.
 
     Returns: the loss to descend and its reconstruction part, both averaged over the batch.
     """
