@@ -6,8 +6,8 @@ from torch import Tensor
 def matched_alpha_bar(alpha_bar: Tensor, deviation: float) -> Tensor:
     """ch16.1 · difficulty 2 of 5 · 10 minutes
 
-    Somebody forgot the scale factor, and will not train the autoencoder's users again. Mend the *schedule* instead: give the ᾱ
-    with which latents of this deviation have, at every t, the signal-to-noise ratio that latents of deviation 1 have with the
+    Somebody forgot the scale factor, and all latents are stored without it. No denoiser has been trained yet. Mend the *schedule*
+    instead of the latents: give the ᾱ with which latents of this deviation have, at every t, the signal-to-noise ratio that latents of deviation 1 have with the
     schedule that was meant.
 
     Args:
@@ -80,15 +80,15 @@ def mismatch_of_chain(alpha_bar: Tensor, deviation: float) -> Tensor:
 
     A denoiser that is perfect for latents of deviation 1 gets latents z ~ N(0, s²). What does it pay in nats, and when?
 
-    It answers ẑ_0 = a_t z_t, the mean for deviation 1. The best answer for these latents is another. Find the mean squared
-    difference of the two errors, E|z − ẑ_0|² minus the smallest possible, at each t. The bound counts it ½ (SNR(t−1) − SNR(t))
+    It answers ẑ_0 = a_t z_t, the mean for deviation 1. The best answer for these latents is another. Find the difference of
+    the two mean squared errors, E|z − ẑ_0|² minus the smallest possible, at each t. The bound counts it ½ (SNR(t−1) − SNR(t))
     times (07.13).
 
     Args:
         alpha_bar: ᾱ_0 … ᾱ_T, falling from 1, all positive, float64, shape T+1.
         deviation: s, above 0.
 
-    Returns: what the steps t = 2 … T cost more than they have to, nats, shape T − 1.
+    Returns: what the steps t = 2 … T cost more than with the best ẑ_0, the variance β̃_t of each step kept, nats, shape T − 1.
 
     Hint: both answers are multiples of z_t, and the best one's error is uncorrelated with z_t, so the difference of the errors is
         the squared difference of the two factors times E z_t². With many steps from almost clean to pure noise the sum over t is
