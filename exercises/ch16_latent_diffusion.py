@@ -7,8 +7,8 @@ def matched_alpha_bar(alpha_bar: Tensor, deviation: float) -> Tensor:
     """ch16.1 · difficulty 2 of 5 · 10 minutes
 
     Somebody forgot the scale factor, and all latents are stored without it. No denoiser has been trained yet. Mend the *schedule*
-    instead of the latents: give the ᾱ with which latents of this deviation have, at every t, the signal-to-noise ratio that latents of deviation 1 have with the
-    schedule that was meant.
+    instead of the latents: give the ᾱ with which latents of this deviation have, at every t, the signal-to-noise ratio that
+    latents of deviation 1 have with the schedule that was meant.
 
     Args:
         alpha_bar: the ᾱ_0 … ᾱ_T that were meant, falling from 1, float64, shape T+1; the last may be 0.
