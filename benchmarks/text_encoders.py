@@ -1,10 +1,11 @@
-"""Whose text encoder paints what the prompt says? The same small painter reads six of them.
+"""Whose text encoder paints what the prompt says? The same small painter reads seven of them.
 
     python benchmarks/text_encoders.py [--steps 1000] [--seeds 2] [--only NAME …] [--json benchmarks/text_encoders.json]
 
-`none`: every caption is replaced by the empty one. `random`: an encoder as it was born, frozen. `joint`: learned with the
-painter. `causal`, `masked`: first learned from captions alone, by foreseeing the next token or hidden ones, then frozen.
-`contrastive`: the text tower of chapter 14's model, first learned from captions and their pictures, then frozen.
+`none`: every caption is replaced by the empty one. `random`: an encoder as it was born, frozen; `both ways`: the same without
+the causal mask. `joint`: learned with the painter. `causal`, `masked`: first learned from captions alone, by foreseeing the next
+token, or hidden ones without the causal mask, then frozen. `contrastive`: the text tower of chapter 14's model, first learned
+from captions and their pictures, then frozen.
 
 The painter paints scenes of `shapes`, and it does not paint pixels: a picture is seven attributes, each as eight numbers that are
 −1, but for one that is 1 (the last of them: does not apply). It is a diffusion model of these 56 numbers, with blocks of chapter
@@ -16,6 +17,7 @@ Source: Chen et al. 2022 (arXiv:2208.04202), for diffusion of whole numbers as i
 """
 
 import argparse
+import dataclasses
 import functools
 import json
 import time
@@ -39,7 +41,7 @@ from minildm.unet import Embedding, sinusoidal
 
 SCHEDULE, LENGTH, SCENES, JUDGED, WIDTH = NoiseSchedule.cosine(1000), 14, 20000, 1000, 64
 BATCH, STEPS_DRAWN, PRETRAINING, SIZE = 64, 20, 300, 16
-NAMES = ("none", "random", "joint", "causal", "masked", "contrastive")
+NAMES = ("none", "random", "both ways", "joint", "causal", "masked", "contrastive")
 
 
 class Painter(nn.Module):
@@ -75,7 +77,8 @@ def encoder_of(name: str, text: TextConfig, scenes: Tensor, tokens: Tensor, seed
     """The encoder of a row, and whether the painter's training may change it."""
     torch.manual_seed(seed)
     generator, end = torch.Generator().manual_seed(seed), int(tokens.max())
-    if name in ("none", "random", "joint"):
+    text = dataclasses.replace(text, causal=name not in ("both ways", "masked"))
+    if name in ("none", "random", "both ways", "joint"):
         return TextEncoder(text), name == "joint"
     if name == "contrastive":
         from minildm.clip import Clip, train_clip
