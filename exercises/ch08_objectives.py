@@ -68,8 +68,8 @@ def what_is_left(curvature: Tensor, a: Tensor, s: Tensor) -> Tensor:
 
     Returns: Var[x_0 | x_t], shape N.
 
-    Hint: differentiate E[x_0 | x_t] in x_t, twice over. Once as it stands in (08.9). And once as the integral
-        ∫ x_0 q(x_0) q(x_t | x_0) dx_0 / q(x_t), as the score of all data was found: a covariance appears.
+    Hint: take the first derivative of E[x_0 | x_t] in x_t, in two ways, and compare. First as it stands in (08.9). Then as the
+        integral ∫ x_0 q(x_0) q(x_t | x_0) dx_0 / q(x_t), as the score of all data was found: a covariance appears.
     """
     raise NotImplementedError("ch08.4 what_is_left: see the section 'The score of all data'")
 
