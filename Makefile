@@ -44,3 +44,4 @@ $(STAMP): requirements.txt pyproject.toml
 
 clean:  ## remove the environment and caches (never a run)
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis
+	find $(CODE) -name __pycache__ -prune -exec rm -rf {} +

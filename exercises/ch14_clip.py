@@ -70,8 +70,8 @@ def best_scale(cosines: Tensor) -> Tensor:
     Returns: s, a single number; 0.01 if the loss only rises from there on, 100 if it still falls there.
 
     Hint: (14.9), and a sign: the loss is a convex function of s, so its slope changes its sign once.
-    Where pairs are perfectly told apart the slope is negative at every scale, but from some scale on it rounds to 0: count 0 as
-    still falling.
+        Where pairs are perfectly told apart the slope is negative at every scale, but from some scale on it rounds to 0: count
+        0 as still falling.
     """
     raise NotImplementedError("ch14.4 best_scale: see the section 'The scale'")
 

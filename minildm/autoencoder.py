@@ -216,7 +216,7 @@ def train_autoencoder(
         generator: on the CPU; decides which pictures are seen, and all the noise.
         loss: (pictures, noise) → what is descended; the noise is shaped for an autoencoder's latents.
     """
-    model = next(part for part in parts.modules() if isinstance(part, Autoencoder))
+    model = next(part for part in parts.train().modules() if isinstance(part, Autoencoder))
     optimizer, losses, factor = torch.optim.Adam(parts.parameters(), lr, fused=True), [], model.config.factor
     for step in range(steps):
         optimizer.param_groups[0]["lr"] = lr * min(1, (step + 1) / 20) * (1 - step / steps)

@@ -94,4 +94,4 @@ def real_data() -> Path:
 @pytest.fixture(autouse=True)
 def fixed_threads():
     """The same number of threads for every test, so that equal seeds give equal bits."""
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 2)))
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))

@@ -160,6 +160,16 @@ def test_training_follows_its_generator_and_its_rate() -> None:
     assert only[0] == pytest.approx(1e-2 / 20, rel=1e-2)
 
 
+def test_training_counts_the_codes_whatever_mode_the_parts_were_in() -> None:
+    """A codebook that is not in training mode counts nothing, and `revive` would take every code for dead."""
+    torch.manual_seed(0)
+    model, quantizer = Autoencoder(SMALL), Quantizer(5, SMALL.latent_channels)
+    parts = nn.ModuleList([model, quantizer]).eval()
+    generator = torch.Generator().manual_seed(0)
+    train_autoencoder(parts, pictures(), 2, generator, lambda x, noise: vq_autoencoder_loss(model, quantizer, x)[0], batch=3)
+    assert quantizer.counts.sum() > 0
+
+
 def test_training_is_adam_with_a_rate_that_rises_and_falls() -> None:
     """Written out once more, with the defaults, and compared weight by weight."""
     torch.manual_seed(0)
@@ -167,7 +177,7 @@ def test_training_is_adam_with_a_rate_that_rises_and_falls() -> None:
     train_autoencoder(model, pictures(), 6, torch.Generator().manual_seed(0), lambda x, n: autoencoder_loss(model, x, n, 0.1)[0])
     torch.manual_seed(0)
     mine, generator = Autoencoder(SMALL), torch.Generator().manual_seed(0)
-    optimizer = torch.optim.Adam(mine.parameters(), 1.0)
+    optimizer = torch.optim.Adam(mine.parameters(), 1.0, fused=True)
     for step in range(6):
         x = pictures()[torch.randint(5, (8,), generator=generator)]
         optimizer.param_groups[0]["lr"] = 3e-3 * (step + 1) / 20 * (6 - step) / 6

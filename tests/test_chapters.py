@@ -9,7 +9,7 @@ import pytest
 import readme_table
 from notebooks import CHAPTERS, ROOT, Chapter, chapters, text
 
-from minildm.engine.book import STAND_IN
+from minildm.engine.book import STAND_IN, show_source
 
 ALL = chapters()
 EACH = pytest.mark.parametrize("chapter", ALL, ids=lambda chapter: chapter.name)
@@ -91,6 +91,28 @@ def test_what_a_chapter_names_exists(chapter):
     numbers = re.findall(r"ch\d\d\.\d+", stubs.read_text("utf-8"))
     named = set(re.findall(r"ch\d\d\.\d+", chapter.prose))
     assert named == set(numbers), "the exercises that the chapter names and those that exist"
+
+
+def imported(chapter: Chapter) -> dict:
+    """What a chapter imports from minildm and from the benchmarks, by the names that it uses."""
+    names: dict = {}
+    for node in (node for cell in chapter.code for node in ast.walk(chapter.tree(cell))):
+        ours = isinstance(node, ast.ImportFrom) and node.module.startswith("minildm")
+        if ours or (isinstance(node, ast.Import) and (ROOT / "benchmarks" / f"{node.names[0].name}.py").exists()):
+            exec(ast.unparse(node), names)
+    return names
+
+
+@EACH
+def test_the_source_that_was_shown_is_the_source_now(chapter, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    names, shown = imported(chapter), 0
+    for cell in chapter.code:
+        if found := re.fullmatch(r"show_source\((\w+)([\w.]*)\)", text(cell["source"]).strip()):
+            thing = functools.reduce(getattr, found[2].split(".")[1:], names[found[1]])
+            assert text(cell["outputs"][0]["data"]["text/markdown"]) == show_source(thing).data, found[0]
+            shown += 1
+    assert shown > 0
 
 
 def test_the_readme_counts_what_there_is():

@@ -24,7 +24,7 @@ USAGE = """minildm: a textbook of latent diffusion that you can run
 
 usage: minildm COMMAND [OPTIONS]      (minildm COMMAND --help shows the options)
 
-  demo                      train on coloured shapes, judge the result, draw it: about eight minutes on two cores
+  demo                      train on coloured shapes, judge the result, draw it: eight minutes on two cores with bf16
   train PRESET              train on your choice of data; presets: {presets}
   sample RUN "a prompt"     draw pictures from a trained run
   evaluate RUN              prompt accuracy, Fréchet distance, memorisation, speed
