@@ -42,10 +42,10 @@ def test_figures_are_as_wide_as_the_page():
 
 def test_without_data_a_chapter_has_white_shapes(monkeypatch):
     monkeypatch.delenv("MINILDM_DATA", raising=False)
-    pictures = book.grey_pictures(60, 20)
+    pictures = book.grey_pictures(60, 60)  # as many of each, and no picture in both
     assert "shapes" in pictures.name and pictures.classes == tuple(shapes.SHAPES)
-    assert pictures.train.shape == (60, 1, 32, 32) and pictures.test.shape == (20, 1, 32, 32)
-    assert pictures.train_labels.unique().tolist() == [0, 1, 2, 3] and len(pictures.test_labels) == 20
+    assert pictures.train.shape == (60, 1, 32, 32) and pictures.test.shape == (60, 1, 32, 32)
+    assert pictures.train_labels.unique().tolist() == [0, 1, 2, 3] and len(pictures.test_labels) == 60
     assert pictures.train.amin((1, 2, 3)).eq(-1).all() and pictures.train.amax((1, 2, 3)).eq(1).all()
     assert not any(torch.equal(picture, other) for picture in pictures.test for other in pictures.train)
 

@@ -670,6 +670,14 @@ def test_a_limited_stream_reads_no_more_than_it_needs(tmp_path, monkeypatch):
     assert len(train) + len(test) == len(opened) == 10
 
 
+def test_a_limited_stream_reads_no_more_of_the_test_pictures_either(tmp_path):
+    describe(tmp_path / "train", dict.fromkeys(fill(tmp_path / "train", 9), "x"))
+    describe(tmp_path / "test", dict.fromkeys(fill(tmp_path / "test", 8, 20), "x"))
+    train, test = load(settings_for(tmp_path, stream=True, limit=5))
+    assert (len(train), len(test)) == (5, 5)
+    assert len(load(settings_for(tmp_path, stream=True, limit=5), 3)[1]) == 3
+
+
 def test_streamed_pictures_leave_nothing_on_the_disk(tmp_path):
     """Their file has no name, so that not even a kill could leave it behind."""
     write_parquet(tmp_path, [0, 1] * 10, ["cat", "dog"])

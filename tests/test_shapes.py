@@ -305,10 +305,10 @@ def test_a_silhouette_is_one_white_shape_on_black_and_says_which():
     assert pictures.shape == (4000, 1, 32, 32) and pictures.dtype == torch.uint8
     assert pictures[:, :, [0, -1]].max() == 0 and pictures[..., [0, -1]].max() == 0 and (pictures == 255).any(3).any(2).all()
     assert torch.allclose(labels.bincount() / 4000, torch.tensor(0.25), atol=0.03)  # four and a half standard errors
-    across = torch.arange(32) + 0.5
     ink = pictures.float().div(255).sum((1, 2, 3))
-    middle = (pictures.float().div(255).sum((1, 2)) @ across) / ink  # of the ink, from the left, in pixels
-    assert 12.5 < middle.min() < 13.2 and 18.8 < middle.max() < 19.5, "centres from 13 to 19"
+    for rows in (1, 2):  # the middle of the ink, from the left, then from the top
+        middle = (pictures[:, 0].float().div(255).sum(rows) @ (torch.arange(32) + 0.5)) / ink
+        assert 12.5 < middle[labels < 2].min() < 13.2 and 18.8 < middle[labels < 2].max() < 19.5, "centres from 13 to 19"
     tall = pictures.amax((1, 3)).gt(127).sum(1).float()  # rows that hold ink
     assert tall.min() <= 12 and tall.max() >= 21, "radii from 6 to 11"
     share = torch.stack([(ink / tall**2)[labels == kind].mean() for kind in range(4)])  # of the square around the shape

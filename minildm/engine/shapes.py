@@ -122,15 +122,15 @@ def render(scenes: Tensor, generator: torch.Generator, size: int = 32) -> Tensor
     return pictures.round().clamp(0, 255).to(torch.uint8)
 
 
-def silhouettes(count: int, generator: torch.Generator, size: int = 32) -> tuple[Tensor, Tensor]:
+def silhouettes(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """One white shape on black, of any size at any place: what the chapters take for handwritten digits where there are none.
 
-    Returns: pictures, count×1×size×size, uint8; the number of each one's shape in `SHAPES`, count.
+    Returns: pictures, count×1×32×32, uint8; the number of each one's shape in `SHAPES`, count.
     """
     shape = torch.randint(len(SHAPES), (count,), generator=generator)
     place = torch.rand(count, 3, generator=generator) * torch.tensor([6.0, 6.0, 5.0]) + torch.tensor([13.0, 13.0, 6.0])
-    parts = zip(shape.split(2000), (place * size / 32).split(2000), strict=True)  # centre and radius, in pixels
-    covered = torch.cat([coverage(which, where[:, :2], where[:, 2], size) for which, where in parts])
+    parts = zip(shape.split(2000), place.split(2000), strict=True)  # centre and radius, in pixels
+    covered = torch.cat([coverage(which, where[:, :2], where[:, 2], 32) for which, where in parts])
     return (255 * covered[:, None]).round().to(torch.uint8), shape
 
 
