@@ -13,7 +13,7 @@ Shapes = dict[str, tuple[int, ...]]
 SPOTS = {  # name: (column, row, the name of the part that makes it, its colour)
     "image": (0, 2, "", "data"),
     "mean": (1, 2, "encode", "approximation"),
-    "z_0": (2, 2, "+ σ ε, × scale", "approximation"),
+    "z_0": (2, 2, "a draw, × scale", "approximation"),
     "z_t": (3, 2, "q_sample", "prior"),
     "tokens": (0, 0, "tokenizer", "guide"),
     "states": (1, 0, "text encoder", "model"),
