@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minildm.attention import Attention, KeysValues, TransformerBlock, attention_weights
-from minildm.ddpm import Network
 from minildm.ldm import LatentDiffusion
 from minildm.samplers import time_grid
 from minildm.tokenizer import Tokenizer, split_words
@@ -109,11 +108,6 @@ def word_maps(model: LatentDiffusion, prompt: str, *, guidance: float = 3.0, ste
     by_step = [token_maps([weight[:1] for weight in step], size)[0] for step in zip(*layers, strict=True)]  # each L×size×size
     maps = torch.stack([torch.stack([each[places].sum(0) for _, places in words]) for each in by_step])
     return WordMaps(image, [word for word, _ in words], time_grid(model.schedule.T, steps)[:-1].tolist(), maps)
-
-
-def beside(network: Network, image: Tensor) -> Network:
-    """The network with an image as further channels of its input: (x_t, t) → network([x_t, image], t)."""
-    return lambda x_t, t: network(torch.cat([x_t, image.to(x_t)], 1), t)
 
 
 def first_layer(conv: nn.Conv2d, x_t: Tensor, image: Tensor) -> Tensor:

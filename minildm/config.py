@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 Schedule = Literal["linear", "cosine", "scaled_linear"]
 Prediction = Literal["epsilon", "x0", "v", "flow"]
+Spacing = Literal["leading", "trailing", "linspace"]
 
 
 def check_groups(widths: tuple[int, ...], groups: int) -> None:
@@ -64,8 +65,9 @@ class UNetConfig:
         check_groups(self.widths, self.groups)
         check_whole(self, 1, "in_channels", "out_channels")
         check_whole(self, 1, "blocks", "depth", most=32)
-        for width, heads in zip(self.widths, self.heads, strict=True):
-            if heads < 1 or width % heads:
+        middle = (*[False] * (len(self.widths) - 1), self.middle_attention)  # it has the last level's heads
+        for width, heads, *used in zip(self.widths, self.heads, self.attention, middle, strict=True):
+            if heads < 1 or (any(used) and width % heads):
                 raise ValueError(f"heads={heads} does not divide the width {width}: choose a divisor")
 
 
@@ -102,9 +104,13 @@ class TextConfig:
     heads: int = 4
     quick_gelu: bool = True  # x·sigmoid(1.702 x), as in CLIP's first release; otherwise the exact GELU
     causal: bool = True
+    feed_forward: int | None = None  # width of the feed-forward halves; None: 4 × width
+    pad: int | None = None  # the token that fills after the end token; None: the end token itself
 
     def __post_init__(self) -> None:
-        check_whole(self, 1, "vocabulary", "width")
+        check_whole(self, 1, "vocabulary", "width", *(["feed_forward"] if self.feed_forward is not None else []))
+        if self.pad is not None and not 0 <= self.pad < self.vocabulary:
+            raise ValueError(f"pad={self.pad} must be one of the tokens 0..{self.vocabulary - 1}")
         check_whole(self, 1, "layers", most=128)
         if self.heads < 1 or self.width % self.heads:
             raise ValueError(f"heads={self.heads} does not divide the width {self.width}: choose a divisor")
@@ -134,6 +140,23 @@ class ClipConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class GridConfig:
+    """Which times a sampler visits: the options of chapter 11's `time_grid`."""
+
+    spacing: Spacing = "trailing"
+    offset: int = 0  # leading times are so much later
+    end: int = 0  # where the last step ends: at clean data, or at t = 1
+    spare: bool = False  # choose one time more than there are steps, and leave out the last
+
+    def __post_init__(self) -> None:
+        check_choice("spacing", self.spacing, Spacing)
+        check_whole(self, 0, "offset")
+        check_whole(self, 0, "end", most=1)
+        if self.offset and self.spacing != "leading":
+            raise ValueError(f"offset={self.offset} shifts leading times, not {self.spacing} ones: set it to 0")
+
+
+@dataclasses.dataclass(frozen=True)
 class LatentDiffusionConfig:
     """The complete model of chapter 16."""
 
@@ -143,14 +166,21 @@ class LatentDiffusionConfig:
     text: TextConfig = TextConfig()
     schedule: Schedule = "cosine"
     T: int = 1000  # diffusion steps
+    betas: tuple[float, ...] | None = None  # β_1 and β_T of a linear or scaled_linear schedule; None: its own
     zero_terminal_snr: bool = False
     prediction: Prediction = "v"
+    grid: GridConfig = GridConfig()
 
     def __post_init__(self) -> None:
         check_whole(self, 2, "T", most=1_000_000)
         check_whole(self, 1, "image_size", most=16384)
         check_choice("schedule", self.schedule, Schedule)
         check_choice("prediction", self.prediction, Prediction)
+        if self.betas is not None:
+            if self.schedule == "cosine":
+                raise ValueError(f"betas={self.betas}: the cosine schedule has none to choose, leave them out")
+            if len(self.betas) != 2 or not 0 < self.betas[0] <= self.betas[1] < 1:
+                raise ValueError(f"betas={self.betas} must be two numbers, 0 < β_1 ≤ β_T < 1")
         factor = self.autoencoder.factor * 2 ** (len(self.unet.widths) - 1)
         if self.image_size % factor:
             raise ValueError(
@@ -160,10 +190,11 @@ class LatentDiffusionConfig:
             raise ValueError(
                 f"unet.context_width={self.unet.context_width} differs from text.width={self.text.width}: make them equal"
             )
-        if self.unet.in_channels != self.autoencoder.latent_channels or self.unet.out_channels != self.unet.in_channels:
+        channels = self.autoencoder.latent_channels
+        if self.unet.out_channels != channels or self.unet.in_channels < channels:
             raise ValueError(
-                f"unet.in_channels={self.unet.in_channels} and out_channels={self.unet.out_channels} must both be "
-                f"autoencoder.latent_channels={self.autoencoder.latent_channels}"
+                f"unet.out_channels={self.unet.out_channels} must be autoencoder.latent_channels={channels}, and "
+                f"unet.in_channels={self.unet.in_channels} as many, or more for conditions beside the latents"
             )
         if self.zero_terminal_snr and self.prediction == "epsilon":
             raise ValueError("prediction='epsilon' cannot be used with zero_terminal_snr: at t = T it says nothing; use 'v'")

@@ -9,13 +9,28 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
-
 PARTIAL = ".partial"  # ends the name under which a file is being written
 LARGEST_TEXT = 64 * 2**20  # bytes; a larger text file is refused before it is read
+
+
+@contextlib.contextmanager
+def folder_made_whole(folder: Path) -> Iterator[Path]:
+    """A folder to write into instead; at the end of the block it takes its name, so that it is there whole or not at all.
+
+    Raises:
+        ValueError: something of that name is there already.
+    """
+    if folder.exists() or folder.is_symlink():
+        raise ValueError(f"{folder} exists: name a folder that does not")
+    aside = folder.with_name(f".{folder.name}.{os.getpid()}{PARTIAL}")
+    remove(aside)
+    aside.mkdir(parents=True)
+    try:
+        yield aside
+        aside.replace(folder)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    sync(folder.parent)
 
 
 @contextlib.contextmanager
@@ -78,6 +93,17 @@ def end_of(path: Path) -> Path:
         raise ValueError(f"{path} is a link that leads in a circle: remove it") from None
 
 
+def linked(path: Path) -> Path:
+    """Where a path leads, for files that are only read and may lie elsewhere, as in the hub's cache.
+
+    Raises:
+        ValueError: nothing there.
+    """
+    if not path.exists():
+        raise ValueError(f"{path} does not exist: is {path.parent} complete?")
+    return end_of(path)
+
+
 def read_text(path: Path) -> str:
     """A UTF-8 text file's content. Raises ValueError when it is missing, no text, or absurdly large."""
     size = own_file(path).stat().st_size
@@ -99,67 +125,6 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise ValueError(f"{path} should hold a JSON object, not {type(document).__name__}: restore it")
     return document
-
-
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file. Raises ValueError when it is missing, broken, or of another format."""
-    try:
-        return load_file(own_file(path))
-    except ValueError:
-        raise
-    except Exception as error:  # safetensors raises its own type for each kind of damage
-        raise ValueError(f"{path} is no whole safetensors file ({error}): restore it; other formats are refused") from None
-
-
-def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
-    """Write a safetensors file. Raises OSError, as any other write does, for want of space or of permission."""
-    try:
-        save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, path)
-    except Exception as error:  # safetensors wraps the system's error in a type of its own, and only words are left
-        number = re.search(r"os error (\d+)", str(error))
-        if number is None:
-            raise
-        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
-    path.chmod(path.parent.stat().st_mode & 0o666)  # safetensors makes it the owner's alone
-
-
-class Unfilled(TorchFunctionMode):
-    """Inside, no tensor on `meta` is filled from a normal distribution: it has no values, and PyTorch would load its whole
-    compiler for it, which takes longer than all the rest of opening a model."""
-
-    def __torch_function__(self, function, types, args=(), kwargs=None):
-        given = (*args, *(kwargs or {}).values())
-        if function is nn.init.normal_ and given[0].is_meta:
-            return given[0]
-        return function(*args, **(kwargs or {}))
-
-
-@contextlib.contextmanager
-def without_memory() -> Iterator[None]:
-    """Modules built in this block have shapes, and neither memory nor values; `fill` gives them both."""
-    with torch.device("meta"), Unfilled():
-        yield
-
-
-def fill(module: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
-    """Give the module these weights, which came from `path`; a module without memory of its own (on `meta`) gets theirs.
-
-    Raises:
-        ValueError: a weight that is missing, unknown, or of another shape; nothing is changed then.
-    """
-    wanted = module.state_dict()
-    for name in sorted(wanted.keys() ^ weights.keys()):
-        raise ValueError(f"{path} does not fit: it {'lacks' if name in wanted else 'has an unknown'} weight {name!r}")
-    for name, value in weights.items():
-        if value.shape != wanted[name].shape:
-            raise ValueError(f"{path} does not fit: {name} has shape {tuple(value.shape)}, wanted is {tuple(wanted[name].shape)}")
-    copies = {name: copy_like(wanted[name], value) for name, value in weights.items()}  # the file may go
-    module.load_state_dict(copies, assign=any(value.is_meta for value in wanted.values()))
-
-
-def copy_like(wanted: Tensor, value: Tensor) -> Tensor:
-    """The value in memory of its own, in the type and the layout of the wanted tensor."""
-    return torch.empty_strided(wanted.shape, wanted.stride(), dtype=wanted.dtype, device=value.device).copy_(value)
 
 
 def sweep(folder: Path) -> None:

@@ -9,6 +9,7 @@
 Source: Rombach et al. 2022 (arXiv:2112.10752), Eq. 3 and figure 3.
 """
 
+import dataclasses
 import functools
 import json
 import math
@@ -20,12 +21,13 @@ from torch import Tensor, nn
 from minildm import config as configs
 from minildm.autoencoder import Autoencoder
 from minildm.config import LatentDiffusionConfig
-from minildm.ddpm import Denoise, ddpm_loss, denoiser, spread_times
-from minildm.files import fill, read_json, read_tensors, save_tensors, without_memory, write_text, written_whole
+from minildm.ddpm import Denoise, Network, ddpm_loss, denoiser, spread_times
+from minildm.files import read_json, write_text, written_whole
 from minildm.gaussian import Gaussian
 from minildm.guidance import classifier_free_batched
 from minildm.samplers import SAMPLERS, time_grid
 from minildm.schedule import NoiseSchedule
+from minildm.tensors import Tensors, fill, save_tensors, without_memory
 from minildm.text import TextEncoder
 from minildm.tokenizer import Tokenizer
 from minildm.unet import UNet
@@ -62,7 +64,7 @@ class LatentDiffusion(nn.Module):
             raise ValueError(
                 "this model has no tokenizer: restore vocab.json, or set model.tokenizer = Tokenizer.train(captions, size)"
             )
-        return self.tokenizer.batch(prompts, self.config.text.length)
+        return self.tokenizer.batch(prompts, self.config.text.length, self.config.text.pad)
 
     def loss(
         self,
@@ -101,6 +103,7 @@ class LatentDiffusion(nn.Module):
         sampler: str = "dpmpp",
         seed: int = 0,
         batch: int = 100,
+        condition: Tensor | None = None,
     ) -> Tensor:
         """Draw one image for each prompt, Eq. (16.11): the decoder's picture of the latent at which the sampler ends.
 
@@ -111,12 +114,13 @@ class LatentDiffusion(nn.Module):
             sampler: ddpm, ddim, euler, heun or dpmpp.
             seed: image i is drawn from the noise of seed + i, so it does not depend on what else is in the batch.
             batch: how many images are drawn at a time, which bounds the memory.
+            condition: for a U-Net that reads more channels than latents have, one for each prompt, N×(the rest)×h×w.
 
         Returns: N×C×H×W in [-1, 1].
 
         Raises:
             ValueError: no prompt, an unknown sampler, a number of steps outside 1..T, a batch below 1, a seed outside
-                0..2⁶³ − 1, or a guidance that is no finite number ≥ 0.
+                0..2⁶³ − 1, a guidance that is no finite number ≥ 0, or a condition of another shape.
         """
         if sampler not in SAMPLERS:
             raise ValueError(f"sampler {sampler!r} is unknown: choose one of {', '.join(SAMPLERS)}")
@@ -128,10 +132,14 @@ class LatentDiffusion(nn.Module):
             raise ValueError(f"batch={batch} must be at least 1")
         if not 0 <= seed < 2**63 - len(prompts):
             raise ValueError(f"seed={seed} must be at least 0 and below 2⁶³ − {len(prompts)}, the number of prompts")
-        times = time_grid(self.schedule.T, steps)
+        wanted = (len(prompts), *self.condition_shape)
+        given = (len(prompts), 0, *wanted[2:]) if condition is None else tuple(condition.shape)
+        if given != wanted:
+            raise ValueError(f"condition has shape {given}, and beside the latents this U-Net reads {wanted}")
+        times = time_grid(self.schedule.T, steps, **dataclasses.asdict(self.config.grid))
         parts = [
-            self._draw(prompts[first : first + batch], guidance, times, sampler, seed + first)
-            for first in range(0, len(prompts), batch)
+            self._draw(prompts[part], guidance, times, sampler, seed + part.start, None if condition is None else condition[part])
+            for part in (slice(first, first + batch) for first in range(0, len(prompts), batch))
         ]
         images = torch.cat(parts)
         if not images.isfinite().all():
@@ -140,7 +148,15 @@ class LatentDiffusion(nn.Module):
             )
         return images
 
-    def _draw(self, prompts: list[str], guidance: float, times: Tensor, sampler: str, seed: int) -> Tensor:
+    @property
+    def condition_shape(self) -> tuple[int, int, int]:
+        """Channels (0 for a plain text-to-image model), height and width of the conditions that the U-Net reads beside z_t."""
+        side = self.config.image_size // self.config.autoencoder.factor
+        return self.config.unet.in_channels - self.config.unet.out_channels, side, side
+
+    def _draw(
+        self, prompts: list[str], guidance: float, times: Tensor, sampler: str, seed: int, condition: Tensor | None
+    ) -> Tensor:
         """One batch of `generate`."""
         generators = [torch.Generator().manual_seed(seed + place) for place in range(len(prompts))]
 
@@ -149,18 +165,23 @@ class LatentDiffusion(nn.Module):
             return torch.stack([torch.randn(like.shape[1:], generator=generator) for generator in generators]).to(like)
 
         device = next(self.parameters()).device
-        side = self.config.image_size // self.config.autoencoder.factor
-        noise = draw(torch.empty(len(prompts), self.config.unet.in_channels, side, side, device=device))
+        noise = draw(torch.empty(len(prompts), self.config.unet.out_channels, *self.condition_shape[1:], device=device))
         options = {"draw": draw} if sampler == "ddpm" else {}
-        *_, (_, z, _) = SAMPLERS[sampler](self.denoiser(prompts, guidance), self.schedule, noise, times, **options)
+        *_, (_, z, _) = SAMPLERS[sampler](self.denoiser(prompts, guidance, condition), self.schedule, noise, times, **options)
         return self.autoencoder.decode(z).float().clamp(-1, 1)
 
-    def denoiser(self, prompts: list[str], guidance: float) -> Denoise:
-        """(z_t, t) → ẑ_0 under these prompts. Text is encoded, and its keys and values are computed, only once."""
+    def denoiser(self, prompts: list[str], guidance: float, condition: Tensor | None = None) -> Denoise:
+        """(z_t, t) → ẑ_0 under these prompts. Text is encoded, and its keys and values are computed, only once.
+
+        condition: of `condition_shape` for each prompt, if the U-Net reads one.
+        """
         device = next(self.parameters()).device
         texts = prompts if guidance == 1 else prompts + [""] * len(prompts)
         keys_values = self.unet.keys_values(self.text(self.tokens(texts).to(device)))
-        denoise = denoiser(functools.partial(self.unet, context=keys_values), self.schedule, self.config.prediction)
+        network = functools.partial(self.unet, context=keys_values)
+        if condition is not None:
+            network = beside(network, condition if guidance == 1 else torch.cat([condition, condition]))
+        denoise = denoiser(network, self.schedule, self.config.prediction)
         return denoise if guidance == 1 else classifier_free_batched(denoise, guidance)
 
     def save(self, folder: Path | str) -> None:
@@ -193,7 +214,7 @@ class LatentDiffusion(nn.Module):
             )
         with without_memory():  # as yet: the file, not the configuration, decides how much is used
             model = cls(config)
-        fill(model, read_tensors(folder / "model.safetensors"), folder / "model.safetensors")
+        fill(model, Tensors(folder / "model.safetensors"), folder / "model.safetensors")
         if (folder / "vocab.json").exists():
             model.tokenizer = Tokenizer.load(folder)
             highest = max(model.tokenizer.vocabulary.values())
@@ -204,10 +225,15 @@ class LatentDiffusion(nn.Module):
         return model.to(device).eval()
 
 
+def beside(network: Network, image: Tensor) -> Network:
+    """The network with an image as further channels of its input: (x_t, t) → network([x_t, image], t)."""
+    return lambda x_t, t: network(torch.cat([x_t, image.to(x_t)], 1), t)
+
+
 def schedule_of(config: LatentDiffusionConfig) -> NoiseSchedule:
     """The schedule that the configuration names, in memory whatever the default device."""
     with torch.device("cpu"):
-        schedule = getattr(NoiseSchedule, config.schedule)(config.T)
+        schedule = getattr(NoiseSchedule, config.schedule)(config.T, *(config.betas or ()))
         return schedule.rescaled_to_zero_snr() if config.zero_terminal_snr else schedule
 
 

@@ -6,35 +6,37 @@ the time before, so that a picture can be drawn at every step; the last yield is
 
 import itertools
 from collections.abc import Iterator
-from typing import Literal
 
 import torch
 from torch import Tensor
 
+from minildm.config import Spacing
 from minildm.ddpm import Denoise, Draw, Step, ancestral
 from minildm.schedule import NoiseSchedule
 
-Spacing = Literal["leading", "trailing", "linspace"]
 
-
-def time_grid(T: int, steps: int, spacing: Spacing = "trailing") -> Tensor:
-    """Choose `steps` times out of 1..T, decreasing, and end with 0: shape steps + 1, int64.
+def time_grid(T: int, steps: int, spacing: Spacing = "trailing", offset: int = 0, end: int = 0, spare: bool = False) -> Tensor:
+    """Choose `steps` times out of 1..T, decreasing, and `end` with 0 or 1: shape steps + 1, int64.
 
     trailing: T first, evenly down.   linspace: T first and 1 last.   leading: 1 last, evenly up (without T, unless steps = T).
-
+    offset: leading times so much later.   spare: choose one more, leave out the last.   No step leads from 1 to 1.
     Raises ValueError for steps outside 1..T.   Source: Lin et al. 2023 (arXiv:2305.08891), table 2.
     """
-    if not 1 <= steps <= T:
-        raise ValueError(f"steps={steps} must lie in 1..{T}, the number of diffusion steps")
+    chosen = steps + spare
+    if steps < 1 or chosen > T:
+        raise ValueError(f"steps={steps} must lie in 1..{T - spare}, the number of diffusion steps")
     if spacing == "trailing":
-        times = torch.round(torch.arange(T, 0, -T / steps, dtype=torch.float64))[:steps]
+        times = torch.arange(T, 0, -T / chosen, dtype=torch.float64).round()
     elif spacing == "linspace":
-        times = 1 + torch.linspace(T - 1, 0, steps, dtype=torch.float64).round()
+        times = 1 + torch.linspace(T - 1, 0, chosen, dtype=torch.float64).round()
     elif spacing == "leading":
-        times = 1 + (T // steps) * torch.arange(steps - 1, -1, -1)
+        times = 1 + offset + (T // chosen) * torch.arange(chosen - 1, -1, -1)
     else:
         raise ValueError(f"spacing {spacing!r} is unknown: choose trailing, linspace or leading")
-    return torch.cat([times.long(), torch.zeros(1, dtype=torch.long)])
+    times = times[:steps].long()
+    if times[0] > T:
+        raise ValueError(f"steps={steps} with offset={offset} would begin at {times[0]}, after T={T}: ask for fewer")
+    return torch.cat([times[times > end], torch.tensor([end])])
 
 
 def time_of_log_snr(schedule: NoiseSchedule, log_snr: Tensor) -> Tensor:
@@ -228,7 +230,6 @@ def dpmpp(denoise: Denoise, schedule: NoiseSchedule, x_T: Tensor, times: Tensor)
     """DPM-Solver++(2M): second order with one evaluation a step, by remembering the one before: `dpmpp_step`, `extrapolate`.
 
     The first step, and a step to t = 0 where h is infinite, take D = x̂_0.
-
     Args, yields: as `ddim`.   Source: Lu et al. 2022 (arXiv:2211.01095), algorithm 2.
     """
     x, x0, h_before = x_T, None, None

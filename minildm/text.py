@@ -32,7 +32,8 @@ class TextBlock(nn.Module):
         super().__init__()
         width = config.width
         self.norm1, self.attend = nn.LayerNorm(width), Attention(width, config.heads, bias=True)
-        self.norm2, self.wide, self.narrow = nn.LayerNorm(width), nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+        inner = config.feed_forward or 4 * width
+        self.norm2, self.wide, self.narrow = nn.LayerNorm(width), nn.Linear(width, inner), nn.Linear(inner, width)
         self.gate = quick_gelu if config.quick_gelu else F.gelu
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:

@@ -143,11 +143,15 @@ class Tokenizer:
         words = joined.split(WORD_END)
         return " ".join(bytes(BYTE_OF[symbol] for symbol in word).decode("utf-8", "replace") for word in words).strip()
 
-    def batch(self, texts: list[str], length: int) -> Tensor:
-        """Texts as rows of `length` tokens: start, the text (cut if too long), end, and more ends to fill. N×length, int64."""
+    def batch(self, texts: list[str], length: int, pad: int | None = None) -> Tensor:
+        """Texts as rows of `length` tokens: start, the text (cut if too long), end, and more ends to fill. N×length, int64.
+
+        pad: the token to fill with instead, as Stable Diffusion 2 does.
+        """
         start, end = self.vocabulary[START], self.vocabulary[END]
-        rows = [[start, *self.encode(text)[: length - 2]] for text in texts]
-        return torch.tensor([row + [end] * (length - len(row)) for row in rows], dtype=torch.long).reshape(-1, length)
+        pad = end if pad is None else pad
+        rows = [[start, *self.encode(text)[: length - 2], end] for text in texts]
+        return torch.tensor([row + [pad] * (length - len(row)) for row in rows], dtype=torch.long).reshape(-1, length)
 
     def save(self, folder: Path) -> None:
         """Write vocab.json and merges.txt."""
@@ -158,15 +162,24 @@ class Tokenizer:
     @classmethod
     def load(cls, folder: Path) -> "Tokenizer":
         """Read vocab.json and merges.txt, ours or CLIP's own. Raises ValueError when they are missing, broken or of two minds."""
-        lines = read_text(folder / "merges.txt").split("\n")
+        return cls.read(folder / "vocab.json", folder / "merges.txt")
+
+    @classmethod
+    def read(cls, vocabulary_file: Path, merges_file: Path) -> "Tokenizer":
+        """The same, with the files named one by one."""
+        lines = read_text(merges_file).split("\n")
         pairs = [tuple(line.split()) for line in lines if line and not line.startswith("#version")]
-        if any(len(pair) != 2 for pair in pairs):
-            raise ValueError(f"{folder / 'merges.txt'}: each line must hold two pieces")
-        vocabulary = read_json(folder / "vocab.json")
+        return cls.checked(pairs, read_json(vocabulary_file), vocabulary_file, merges_file)
+
+    @classmethod
+    def checked(cls, merges: list[Pair], vocabulary: dict[str, int], vocabulary_file: Path, merges_file: Path) -> "Tokenizer":
+        """A tokenizer of what these files held. Raises ValueError, with the file's name, when that makes no sense."""
+        if any(len(pair) != 2 for pair in merges):
+            raise ValueError(f"{merges_file}: each line must hold two pieces")
         numbers = vocabulary.values()
         if not all(type(number) is int and number >= 0 for number in numbers) or len({*numbers}) < len(numbers):
-            raise ValueError(f"{folder / 'vocab.json'}: each token needs a whole number of its own, at least 0")
-        return cls(pairs, vocabulary)
+            raise ValueError(f"{vocabulary_file}: each token needs a whole number of its own, at least 0")
+        return cls(merges, vocabulary)
 
     def _apply_merges(self, word: str) -> tuple[str, ...]:
         pieces = pieces_of(word)

@@ -28,8 +28,9 @@ from minildm.engine.errors import UserError
 from minildm.engine.folder import Metrics, Origin, read_config, write_config
 from minildm.engine.pictures import FORMATS, decode, fit_picture
 from minildm.engine.presets import Settings
-from minildm.files import read_json, read_tensors
+from minildm.files import read_json
 from minildm.ldm import LatentDiffusion
+from minildm.tensors import read_tensors
 from minildm.tokenizer import Tokenizer
 
 TIMES = int(os.environ.get("MINILDM_FUZZ", "1"))

@@ -9,8 +9,8 @@ from conftest import PROMPTS, TINY
 from torch import nn
 
 from minildm.attention import Attention
-from minildm.conditions import beside, first_layer, places_of_words, recorded, token_maps, widened, word_maps, word_parts
-from minildm.ldm import LatentDiffusion
+from minildm.conditions import first_layer, places_of_words, recorded, token_maps, widened, word_maps, word_parts
+from minildm.ldm import LatentDiffusion, beside
 from minildm.unet import UNet
 
 

@@ -6,18 +6,20 @@ import math
 
 import pytest
 
-from minildm.config import AutoencoderConfig, LatentDiffusionConfig, TextConfig, UNetConfig, from_dict, to_dict
+from minildm.config import AutoencoderConfig, GridConfig, LatentDiffusionConfig, TextConfig, UNetConfig, from_dict, to_dict
 from minildm.engine.presets import PRESETS, Settings
 
 OTHER_MODEL = LatentDiffusionConfig(
     image_size=64,
     unet=UNetConfig(3, 3, (32, 64, 96), 2, (True, False, True), (2, 4, 8), 2, False, 64, 16, 8, True),
     autoencoder=AutoencoderConfig(1, 3, (8, 16), 2, 8, False),
-    text=TextConfig(700, 30, 64, 3, 2, False, False),
+    text=TextConfig(700, 30, 64, 3, 2, False, False, 100, 0),
     schedule="scaled_linear",
     T=500,
     zero_terminal_snr=True,
     prediction="flow",
+    betas=(0.001, 0.02),
+    grid=GridConfig("leading", 2, 1, True),
 )
 TRAINABLE = dataclasses.replace(OTHER_MODEL, unet=dataclasses.replace(OTHER_MODEL.unet, extra_width=None))
 OTHER_SETTINGS = Settings(data="somewhere", templates=("{label}",), minutes=None, min_snr=None, lr=3e-4, model=TRAINABLE)
@@ -122,10 +124,22 @@ WRONG = [
     (LatentDiffusionConfig, {"image_size": -32}, "image_size=-32"),
     (LatentDiffusionConfig, {"text": TextConfig(width=64)}, "text.width=64"),
     (LatentDiffusionConfig, {"unet": UNetConfig(context_width=None)}, "context_width=None"),
-    (LatentDiffusionConfig, {"unet": UNetConfig(in_channels=8)}, "in_channels=8"),
+    (LatentDiffusionConfig, {"unet": UNetConfig(in_channels=3)}, "in_channels=3"),
     (LatentDiffusionConfig, {"unet": UNetConfig(out_channels=8)}, "out_channels=8"),
     (LatentDiffusionConfig, {"autoencoder": AutoencoderConfig(latent_channels=3)}, "latent_channels=3"),
     (LatentDiffusionConfig, {"zero_terminal_snr": True, "prediction": "epsilon"}, "epsilon"),
+    (LatentDiffusionConfig, {"betas": (0.1, 0.2)}, "betas=(0.1, 0.2)"),
+    (LatentDiffusionConfig, {"betas": (0.1,), "schedule": "linear"}, "betas=(0.1,)"),
+    (LatentDiffusionConfig, {"betas": (0.2, 0.1), "schedule": "linear"}, "betas=(0.2, 0.1)"),
+    (LatentDiffusionConfig, {"betas": (0.0, 0.1), "schedule": "linear"}, "betas=(0.0, 0.1)"),
+    (LatentDiffusionConfig, {"betas": (0.1, 1.0), "schedule": "linear"}, "betas=(0.1, 1.0)"),
+    (GridConfig, {"spacing": "even"}, "spacing='even'"),
+    (GridConfig, {"offset": -1}, "offset=-1"),
+    (GridConfig, {"offset": 1}, "offset=1"),
+    (GridConfig, {"end": 2}, "end=2"),
+    (TextConfig, {"pad": 5000}, "pad=5000"),
+    (TextConfig, {"pad": -1}, "pad=-1"),
+    (TextConfig, {"feed_forward": 0}, "feed_forward=0"),
     # A misspelt choice, as from a config.json edited by hand.
     (LatentDiffusionConfig, {"schedule": "cosin"}, "cosin"),
     (LatentDiffusionConfig, {"prediction": "noise"}, "noise"),

@@ -8,17 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from minildm.files import (
-    fill,
-    read_json,
-    read_tensors,
-    refuse_links_out,
-    save_tensors,
-    sweep,
-    without_memory,
-    write_text,
-    written_whole,
-)
+from minildm.files import read_json, refuse_links_out, sweep, write_text, written_whole
+from minildm.tensors import fill, read_tensors, save_tensors, without_memory
 
 
 def names(folder: Path) -> set[str]:

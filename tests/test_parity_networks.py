@@ -3,7 +3,7 @@
 import pytest
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from reference_weights import TEXT, UNET, autoencoder_rules, copy_weights, fill_at_random
+from reference_weights import copy_weights, fill_at_random
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -11,6 +11,7 @@ from minildm.attention import SHORT, Attention
 from minildm.autoencoder import Autoencoder
 from minildm.config import AutoencoderConfig, TextConfig, UNetConfig
 from minildm.engine.presets import PRESETS
+from minildm.names import TEXT, UNET, autoencoder_rules
 from minildm.text import TextEncoder, pooled
 from minildm.unet import UNet
 

@@ -557,3 +557,21 @@ def test_the_first_order_of_dpmpp_is_ddim(schedule: NoiseSchedule) -> None:
         t, s = torch.tensor(t), torch.tensor(s)
         none = torch.zeros((), dtype=torch.float64)
         assert (dpmpp_step(schedule, x, x0, t, s) - ddim_step(schedule, x, x0, t, s, none)).abs().max() < 1e-12
+
+
+@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
+@pytest.mark.parametrize("steps", [1, 7, 20, 300])
+def test_a_grid_can_end_at_one_begin_later_and_spare_its_last_time(steps, spacing):
+    """end = 1 changes the last entry and leaves out a step from 1 to 1; a spare is a grid of one more, cut."""
+    plain = time_grid(1000, steps, spacing).tolist()
+    assert time_grid(1000, steps, spacing, end=1).tolist() == [*(t for t in plain if t > 1), 1]
+    assert time_grid(1000, steps, spacing, spare=True).tolist() == [*time_grid(1000, steps + 1, spacing).tolist()[:-2], 0]
+    later = time_grid(1000, steps, "leading", offset=1).tolist()
+    assert later == [*(t + 1 for t in time_grid(1000, steps, "leading").tolist()[:-1]), 0]
+
+
+def test_a_grid_that_would_begin_after_the_end_is_refused():
+    with pytest.raises(ValueError, match="steps=1000 with offset=1 would begin at 1001"):
+        time_grid(1000, 1000, "leading", offset=1)
+    with pytest.raises(ValueError, match=r"1\.\.999"):
+        time_grid(1000, 1000, "leading", spare=True)

@@ -350,3 +350,12 @@ def test_a_code_that_was_built_obeys_the_bound():
         heapq.heappush(heap, (one + two, fresh, 0))
         fresh += 1
     assert stream_bits(torch.tensor(stream)) <= bits < stream_bits(torch.tensor(stream)) + len(stream)
+
+
+def test_another_token_can_fill():
+    """The end token still ends the text, and is the only one."""
+    rows = TOKENIZER.batch(["a", "b c d e f g h i j"], 6, pad=3)
+    end = TOKENIZER.vocabulary[END]
+    plain = TOKENIZER.batch(["a", "b c d e f g h i j"], 6)
+    assert rows[0].tolist() == [*plain[0, :3].tolist(), 3, 3, 3] and plain[0, 2:].tolist() == [end] * 4
+    assert torch.equal(rows[1], plain[1]) and rows[1, -1] == end

@@ -10,7 +10,8 @@ from typing import Any
 from torch import Tensor
 
 from minildm.engine.errors import UserError
-from minildm.files import PARTIAL, end_of, read_json, read_tensors, read_text, save_tensors, sync, write_text
+from minildm.files import PARTIAL, end_of, read_json, read_text, sync, write_text
+from minildm.tensors import read_tensors, save_tensors
 
 POINTER = "latest"
 NAME = re.compile(r"step-\d+")

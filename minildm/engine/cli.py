@@ -28,6 +28,8 @@ usage: minildm COMMAND [OPTIONS]      (minildm COMMAND --help shows the options)
   train PRESET              train on your choice of data; presets: {presets}
   sample RUN "a prompt"     draw pictures from a trained run
   evaluate RUN              prompt accuracy, Fréchet distance, memorisation, speed
+  import FOLDER RUN         make a run of Stable Diffusion 1 or 2 (a folder in diffusers' layout)
+  export RUN FOLDER         make such a folder of a run, for diffusers and what is built on it
   doctor                    what this machine can run, and how fast
   bench PRESET              how fast a preset trains and samples here, and where the time goes
 """
@@ -149,6 +151,38 @@ class Evaluate:
 
 
 @dataclasses.dataclass(frozen=True)
+class Import:
+    """Make a run of Stable Diffusion's weights, so that `sample` and `LatentDiffusion.load` open them."""
+
+    folder: tyro.conf.Positional[Path]
+    """In diffusers' layout: model_index.json, unet/, vae/, text_encoder/, tokenizer/, scheduler/."""
+    run: tyro.conf.Positional[Path]
+    """To make."""
+
+    def __call__(self) -> None:
+        from minildm.interop import import_folder
+
+        notes = import_folder(self.folder, self.run)
+        more = f"minildm sample {shlex.quote(str(self.run))} 'a photo of an astronaut riding a horse' --guidance 7.5"
+        print("\n".join([f"{self.run}", *notes, f"draw with: {more}"]))
+
+
+@dataclasses.dataclass(frozen=True)
+class Export:
+    """Write a run as a folder in diffusers' layout."""
+
+    run: tyro.conf.Positional[Path]
+    """A run's folder."""
+    folder: tyro.conf.Positional[Path]
+    """To make."""
+
+    def __call__(self) -> None:
+        from minildm.interop import export_run
+
+        print("\n".join([f"{self.folder}", *export_run(self.run, self.folder)]))
+
+
+@dataclasses.dataclass(frozen=True)
 class Doctor:
     """Tell what this machine can run, and how fast."""
 
@@ -179,7 +213,15 @@ class Bench:
         print(json.dumps(result) if self.json else page(result))
 
 
-COMMANDS: dict[str, Callable] = {"demo": Demo, "sample": Sample, "evaluate": Evaluate, "doctor": Doctor, "bench": Bench}
+COMMANDS: dict[str, Callable] = {
+    "demo": Demo,
+    "sample": Sample,
+    "evaluate": Evaluate,
+    "import": Import,
+    "export": Export,
+    "doctor": Doctor,
+    "bench": Bench,
+}
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -8,8 +8,8 @@ import torch
 from minildm.config import LatentDiffusionConfig
 from minildm.engine.errors import UserError
 from minildm.engine.presets import Settings
-from minildm.files import without_memory
 from minildm.ldm import LatentDiffusion
+from minildm.tensors import without_memory
 
 BYTES_PER_PARAMETER = 20  # weight, gradient, two moments and the average, float32
 

@@ -19,8 +19,9 @@ from minildm.engine.presets import Settings
 from minildm.engine.retrieval import captioned, find_clip, retrieval
 from minildm.engine.seeds import seeded
 from minildm.engine.sources import located
-from minildm.files import fill, read_tensors, save_tensors, written_whole
+from minildm.files import written_whole
 from minildm.ldm import LatentDiffusion
+from minildm.tensors import fill, read_tensors, save_tensors
 
 JUDGE_STEPS, JUDGE_BATCH = 1200, 128
 

@@ -101,6 +101,11 @@ class Settings:
             raise ValueError(
                 f"model.unet.extra_width={self.model.unet.extra_width}: training has nothing to put there, leave it out"
             )
+        if self.model.unet.in_channels != self.model.unet.out_channels:
+            raise ValueError(
+                f"model.unet.in_channels={self.model.unet.in_channels}: training has nothing to put beside the "
+                f"{self.model.unet.out_channels} channels of the latents"
+            )
         if not 0 < self.autoencoder_share < 1:
             raise ValueError(f"autoencoder_share={self.autoencoder_share} must lie between 0 and 1")
         if self.sample_steps > self.model.T:

@@ -14,8 +14,9 @@ from minildm.engine.data import Data, to_float
 from minildm.engine.judges import roughen
 from minildm.engine.presets import Settings
 from minildm.engine.seeds import seeded
-from minildm.files import fill, read_tensors, save_tensors, written_whole
+from minildm.files import written_whole
 from minildm.metrics import prompt_accuracy
+from minildm.tensors import fill, read_tensors, save_tensors
 from minildm.tokenizer import Tokenizer
 
 CLIP_STEPS, CLIP_BATCH = 600, 128

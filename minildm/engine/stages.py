@@ -14,9 +14,9 @@ from minildm.engine.data import Data, to_float
 from minildm.engine.device import autocast
 from minildm.engine.presets import Settings
 from minildm.engine.seeds import seeded
-from minildm.files import copy_like, fill
 from minildm.gaussian import Gaussian
 from minildm.ldm import LatentDiffusion
+from minildm.tensors import copy_like, fill
 
 
 class Diverged(Exception):

@@ -25,9 +25,9 @@ from minildm.engine.plan import plan
 from minildm.engine.presets import Settings
 from minildm.engine.sources import located
 from minildm.engine.stages import AutoencoderStage, DenoiserStage, Diverged, Stage, encode_all, joined
-from minildm.files import fill
 from minildm.gaussian import Gaussian
 from minildm.ldm import LatentDiffusion
+from minildm.tensors import fill
 from minildm.tokenizer import Tokenizer
 
 LOG_EVERY = 20  # steps between lines of metrics.jsonl
