@@ -1,7 +1,7 @@
 """The name table: what Stable Diffusion's weights are called in diffusers and transformers, and here (chapter 21).
 
-Rules, not a thousand lines: each is a pattern in our name of a tensor and what takes its place, applied one after the other,
-Eq. (21.1). They run one way only. Whoever wants the other way names all of ours and looks them up.
+Rules, not a thousand lines: each is a pattern in our name of a tensor and what takes its place, applied one after the other.
+They run one way only. Whoever wants the other way names all of ours and looks them up.
 """
 
 import re
@@ -83,7 +83,7 @@ def autoencoder_rules(config: AutoencoderConfig) -> Rules:
 
 
 def renamed(name: str, rules: Rules) -> str:
-    """The name after all rules, Eq. (21.1): r_K(… r_2(r_1(name))). A pattern that is nowhere in the name changes nothing."""
+    """The name after all rules, in their order. A pattern that is nowhere in the name changes nothing."""
     for pattern, replacement in rules:
         name = re.sub(pattern, replacement, name)
     return name

@@ -13,7 +13,7 @@ PACKAGE = Path(minildm.__file__).parent
 BOOK = (
     "information gaussian families elbo vae hvae schedule posterior objectives attention unet ddpm samplers conditioning "
     "guidance tokenizer text clip rate quantise autoencoder perception latent ldm conditions editing cascade "
-    "fields foreign layout names interop flow dit"
+    "sizes fields foreign layout names interop flow dit"
 ).split()
 INSTRUMENTS = ["ema", "files", "metrics", "tensors"]
 TORCH_FREE = ["minildm/config.py", "minildm/engine/presets.py"]
