@@ -35,7 +35,8 @@ from minildm.engine.device import autocast
 from minildm.engine.memory import keep_freed_memory
 from minildm.engine.presets import Settings
 from minildm.engine.stages import Stage
-from minildm.ldm import LatentDiffusion, schedule_of
+from minildm.ldm import LatentDiffusion
+from minildm.schedule import schedule_of
 from minildm.text import TextEncoder
 from minildm.tokenizer import Tokenizer
 from minildm.unet import UNet

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from minildm.attention import Attention, KeysValues, TransformerBlock, attention_weights
 from minildm.ldm import LatentDiffusion
-from minildm.samplers import time_grid
 from minildm.tokenizer import Tokenizer, split_words
 from minildm.unet import UNet
 
@@ -107,7 +106,7 @@ def word_maps(model: LatentDiffusion, prompt: str, *, guidance: float = 3.0, ste
     words = places_of_words(model.tokenizer, prompt, model.config.text.length)
     by_step = [token_maps([weight[:1] for weight in step], size)[0] for step in zip(*layers, strict=True)]  # each L×size×size
     maps = torch.stack([torch.stack([each[places].sum(0) for _, places in words]) for each in by_step])
-    return WordMaps(image, [word for word, _ in words], time_grid(model.schedule.T, steps)[:-1].tolist(), maps)
+    return WordMaps(image, [word for word, _ in words], model.times(steps, "dpmpp")[:-1].tolist(), maps)
 
 
 def first_layer(conv: nn.Conv2d, x_t: Tensor, image: Tensor) -> Tensor:

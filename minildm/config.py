@@ -141,12 +141,11 @@ class ClipConfig:
 
 @dataclasses.dataclass(frozen=True)
 class GridConfig:
-    """Which times a sampler visits: the options of chapter 11's `time_grid`."""
+    """Which times samplers visit: options of chapter 11's `time_grid`."""
 
     spacing: Spacing = "trailing"
     offset: int = 0  # leading times are so much later
-    end: int = 0  # where the last step ends: at clean data, or at t = 1
-    spare: bool = False  # choose one time more than there are steps, and leave out the last
+    end: int = 0  # where the last step of DDIM ends: at clean data, or at t = 1
 
     def __post_init__(self) -> None:
         check_choice("spacing", self.spacing, Spacing)

@@ -179,10 +179,8 @@ def read_schedule(fields: Fields) -> dict[str, Any]:
         fields.must(solver_order=2, algorithm_type="dpmsolver++", solver_type="midpoint", use_flow_sigmas=False)
     fields.must(use_karras_sigmas=False, final_sigmas_type="zero", euler_at_final=False)
     spacing = fields.read("timestep_spacing", str, default)
-    keeps_last = {"PNDMScheduler": False, "DDIMScheduler": True}.get(sampler)  # the others always end at clean data
-    end = 0 if keeps_last is None or fields.read("set_alpha_to_one", bool, keeps_last) else 1
-    offset = fields.read("steps_offset", int, 0) if spacing == "leading" else 0
-    spare = sampler == "DPMSolverMultistepScheduler" and spacing != "trailing"
+    end = 0 if fields.read("set_alpha_to_one", bool, sampler != "PNDMScheduler") else 1
+    offset = fields.read("steps_offset", int, 0)
     schedule = fields.pick("beta_schedule", SCHEDULES, "linear")
     betas = (fields.read("beta_start", float, 0.0001), fields.read("beta_end", float, 0.02))
     found = {
@@ -191,7 +189,7 @@ def read_schedule(fields: Fields) -> dict[str, Any]:
         "betas": None if schedule == "cosine" else betas,
         "zero_terminal_snr": fields.read("rescale_betas_zero_snr", bool, False),
         "prediction": fields.pick("prediction_type", PREDICTIONS, "epsilon"),
-        "grid": GridConfig(spacing, offset, end, spare),
+        "grid": GridConfig(spacing, offset if spacing == "leading" else 0, end),
     }
     fields.end("skip_prk_steps", "steps_offset", "set_alpha_to_one", "clip_sample", "clip_sample_range", "sample_max_value",
                "dynamic_thresholding_ratio", "lower_order_final", "variance_type", "lambda_min_clipped", "flow_shift",
@@ -200,14 +198,13 @@ def read_schedule(fields: Fields) -> dict[str, Any]:
 
 
 def write_schedule(config: LatentDiffusionConfig, betas: tuple[float, float]) -> dict[str, Any]:
-    """The same in diffusers' words, for DPM-Solver++ where it visits these times, else for DDIM; `betas` are β_1 and β_T."""
+    """The same in diffusers' words, for DPM-Solver++; diffusers makes a DDIM of it. `betas` are β_1 and β_T."""
     words = {ours: theirs for theirs, ours in PREDICTIONS.items()}
     if config.prediction not in words:
         raise ValueError(f"prediction={config.prediction!r} cannot be exported: Stable Diffusion has {', '.join(words)}")
     grid = config.grid
-    solver = grid.end == 0 and (grid.spare or grid.spacing == "trailing")
     return {
-        "_class_name": "DPMSolverMultistepScheduler" if solver else "DDIMScheduler",
+        "_class_name": "DPMSolverMultistepScheduler",
         "beta_schedule": {ours: theirs for theirs, ours in SCHEDULES.items()}[config.schedule],
         "beta_start": betas[0],
         "beta_end": betas[1],
@@ -215,7 +212,10 @@ def write_schedule(config: LatentDiffusionConfig, betas: tuple[float, float]) ->
         "prediction_type": words[config.prediction],
         "rescale_betas_zero_snr": config.zero_terminal_snr,
         "timestep_spacing": grid.spacing,
-        "steps_offset": grid.offset,
+        "steps_offset": grid.offset if grid.spacing == "leading" else 1,  # idle otherwise, and its pipelines insist on 1
         "set_alpha_to_one": grid.end == 0,
         "clip_sample": False,
-    } | ({"algorithm_type": "dpmsolver++", "solver_order": 2, "final_sigmas_type": "zero"} if solver else {})
+        "algorithm_type": "dpmsolver++",
+        "solver_order": 2,
+        "final_sigmas_type": "zero",
+    }

@@ -29,8 +29,9 @@ from minildm.foreign import (
     write_unet,
 )
 from minildm.layout import PARTS, read_tokenizer, weights_of
-from minildm.ldm import LAYOUT, model_config, schedule_of
+from minildm.ldm import LAYOUT, model_config
 from minildm.names import LEGACY, TEXT, UNET, Rules, autoencoder_rules, renamed
+from minildm.schedule import schedule_of
 from minildm.tensors import Tensors, save_tensors, without_memory
 from minildm.text import TextEncoder
 from minildm.tokenizer import END, START, Tokenizer

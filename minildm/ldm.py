@@ -9,7 +9,6 @@
 Source: Rombach et al. 2022 (arXiv:2112.10752), Eq. 3 and figure 3.
 """
 
-import dataclasses
 import functools
 import json
 import math
@@ -26,7 +25,7 @@ from minildm.files import read_json, write_text, written_whole
 from minildm.gaussian import Gaussian
 from minildm.guidance import classifier_free_batched
 from minildm.samplers import SAMPLERS, time_grid
-from minildm.schedule import NoiseSchedule
+from minildm.schedule import schedule_of
 from minildm.tensors import Tensors, fill, save_tensors, without_memory
 from minildm.text import TextEncoder
 from minildm.tokenizer import Tokenizer
@@ -136,7 +135,7 @@ class LatentDiffusion(nn.Module):
         given = (len(prompts), 0, *wanted[2:]) if condition is None else tuple(condition.shape)
         if given != wanted:
             raise ValueError(f"condition has shape {given}, and beside the latents this U-Net reads {wanted}")
-        times = time_grid(self.schedule.T, steps, **dataclasses.asdict(self.config.grid))
+        times = self.times(steps, sampler)
         parts = [
             self._draw(prompts[part], guidance, times, sampler, seed + part.start, None if condition is None else condition[part])
             for part in (slice(first, first + batch) for first in range(0, len(prompts), batch))
@@ -147,6 +146,13 @@ class LatentDiffusion(nn.Module):
                 f"the images are no finite numbers: lower the guidance, {guidance:g}, or see whether the weights are whole"
             )
         return images
+
+    def times(self, steps: int, sampler: str) -> Tensor:
+        """Where a sampler stands, by `config.grid`, as diffusers has it: only DDIM can end elsewhere than at clean data, and
+        DPM-Solver++ spares the lowest time unless trailing: over the long step to it, it would extrapolate too far."""
+        grid = self.config.grid
+        end, spare = grid.end if sampler == "ddim" else 0, sampler == "dpmpp" and grid.spacing != "trailing"
+        return time_grid(self.schedule.T, steps, grid.spacing, grid.offset, end, spare)
 
     @property
     def condition_shape(self) -> tuple[int, int, int]:
@@ -228,13 +234,6 @@ class LatentDiffusion(nn.Module):
 def beside(network: Network, image: Tensor) -> Network:
     """The network with an image as further channels of its input: (x_t, t) → network([x_t, image], t)."""
     return lambda x_t, t: network(torch.cat([x_t, image.to(x_t)], 1), t)
-
-
-def schedule_of(config: LatentDiffusionConfig) -> NoiseSchedule:
-    """The schedule that the configuration names, in memory whatever the default device."""
-    with torch.device("cpu"):
-        schedule = getattr(NoiseSchedule, config.schedule)(config.T, *(config.betas or ()))
-        return schedule.rescaled_to_zero_snr() if config.zero_terminal_snr else schedule
 
 
 def model_config(document: dict, folder: Path) -> LatentDiffusionConfig:

@@ -6,6 +6,7 @@ import math
 import torch
 from torch import Tensor
 
+from minildm.config import LatentDiffusionConfig
 from minildm.elbo import Mixture
 from minildm.gaussian import Gaussian, per_example
 
@@ -130,6 +131,13 @@ def steps(T: int) -> int:
     if not math.isfinite(T) or int(T) != T or T < 2:
         raise ValueError(f"T={T}: a schedule needs a whole number of steps, at least 2")
     return int(T)
+
+
+def schedule_of(config: LatentDiffusionConfig) -> NoiseSchedule:
+    """The schedule that the configuration names, in memory whatever the default device."""
+    with torch.device("cpu"):
+        schedule = getattr(NoiseSchedule, config.schedule)(config.T, *(config.betas or ()))
+        return schedule.rescaled_to_zero_snr() if config.zero_terminal_snr else schedule
 
 
 def forward_step(schedule: NoiseSchedule, x: Tensor, t: Tensor) -> Gaussian:

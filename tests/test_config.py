@@ -19,7 +19,7 @@ OTHER_MODEL = LatentDiffusionConfig(
     zero_terminal_snr=True,
     prediction="flow",
     betas=(0.001, 0.02),
-    grid=GridConfig("leading", 2, 1, True),
+    grid=GridConfig("leading", 2, 1),
 )
 TRAINABLE = dataclasses.replace(OTHER_MODEL, unet=dataclasses.replace(OTHER_MODEL.unet, extra_width=None))
 OTHER_SETTINGS = Settings(data="somewhere", templates=("{label}",), minutes=None, min_snr=None, lr=3e-4, model=TRAINABLE)

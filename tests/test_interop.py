@@ -28,7 +28,6 @@ from minildm.interop import CLOCK, export_run, import_folder, same_map, shifted_
 from minildm.ldm import LatentDiffusion
 from minildm.names import UNET as NAMES
 from minildm.names import renamed
-from minildm.samplers import time_grid
 from minildm.tensors import Tensors, without_memory
 from minildm.unet import UNet, sinusoidal
 
@@ -131,14 +130,23 @@ def drawn_by(pipeline: StableDiffusionPipeline, model: LatentDiffusion, guidance
     return pipeline(PROMPTS, latents=starts(model, len(PROMPTS), seed), **options, **more).images * 2 - 1
 
 
-@pytest.mark.parametrize(("guidance", "steps"), [(1.0, 7), (3.0, 10)])
-@pytest.mark.parametrize("name", [name for name in MINIATURES if name != "inpainting"])
-def test_an_imported_model_draws_what_diffusers_draws(miniatures, name, guidance, steps):
-    """DDIM at the times, and with the end, that the folder's scheduler says."""
+@pytest.mark.parametrize("sampler", ["ddim", "dpmpp"])
+@pytest.mark.parametrize(("guidance", "steps"), [pytest.param(1.0, 7, marks=pytest.mark.slow), (3.0, 10)])
+@pytest.mark.parametrize("name", [*(pytest.param(name, marks=pytest.mark.slow) for name in MINIATURES[:2]), MINIATURES[3]])
+def test_an_imported_model_draws_what_diffusers_draws(miniatures, name, guidance, steps, sampler):
+    """At the times, and with the end, that the folder's scheduler says for DDIM and for DPM-Solver++."""
     pipeline, _, model = miniatures(name)
     assert (model.config.grid.offset, model.config.grid.end) == (1, 1)
-    ours = model.generate(PROMPTS, guidance=guidance, steps=steps, sampler="ddim", seed=4)
-    assert_same(ours, drawn_by(pipeline, model, guidance, steps, seed=4))
+    ours = model.generate(PROMPTS, guidance=guidance, steps=steps, sampler=sampler, seed=4)
+    before = pipeline.scheduler
+    if sampler == "dpmpp":
+        pipeline.scheduler = DPMSolverMultistepScheduler.from_config(
+            {**before.config, "timestep_spacing": "leading", "_use_default_values": []}
+        )
+    try:
+        assert_same(ours, drawn_by(pipeline, model, guidance, steps, seed=4))
+    finally:
+        pipeline.scheduler = before
 
 
 @pytest.mark.parametrize("spacing", ["linspace", "leading", "trailing"])
@@ -150,7 +158,7 @@ def test_an_imported_dpm_solver_visits_the_times_of_diffusers(folder, miniatures
     import_folder(folder, tmp_path / "run")
     model = LatentDiffusion.load(tmp_path / "run")
     solver.set_timesteps(12)
-    assert time_grid(1000, 12, **dataclasses.asdict(model.config.grid)).tolist() == [*(solver.timesteps + 1).tolist(), 0]
+    assert model.times(12, "dpmpp").tolist() == [*(solver.timesteps + 1).tolist(), 0]
     before, pipeline.scheduler = pipeline.scheduler, solver
     try:
         assert_same(model.generate(PROMPTS, guidance=3.0, steps=12, seed=2), drawn_by(pipeline, model, 3.0, 12, seed=2))
@@ -186,7 +194,7 @@ def test_a_trained_run_draws_the_same_in_diffusers(trained, tmp_path, sampler):
     assert_same(ours, drawn_by(pipeline, model, 2.5, 10, seed=6))
 
 
-@pytest.mark.parametrize("name", MINIATURES)
+@pytest.mark.parametrize("name", [*(pytest.param(name, marks=pytest.mark.slow) for name in MINIATURES[:3]), MINIATURES[3]])
 def test_there_and_back_again(miniatures, tmp_path, name):
     """A folder that was imported and exported opens as the same pipeline, with the same numbers."""
     pipeline, _, model = miniatures(name)
@@ -267,7 +275,7 @@ def around(miniatures, tmp_path_factory) -> Path:
     return place
 
 
-@pytest.mark.parametrize("number", range(56))
+@pytest.mark.parametrize("number", [*range(4), *(pytest.param(number, marks=pytest.mark.slow) for number in range(4, 56))])
 @torch.no_grad()
 def test_random_sizes_agree(around, tmp_path, number):
     """Any valid sizes: what diffusers saved, we open, and each part computes the same."""
