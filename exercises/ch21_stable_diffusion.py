@@ -45,7 +45,7 @@ def without_scale(quant_weight: Tensor, quant_bias: Tensor, post_weight: Tensor,
 
     Stable Diffusion multiplies its raw latents by 0.18215, outside of the autoencoder. Put the factor inside: find the weights of
     an autoencoder whose own, unscaled latents are distributed as the old one's scaled ones, and which makes the same pictures of
-    them. Only the two 1×1 convolutions next to the latents may change.
+    them. Only the two 1×1 convolutions next to the latents may change. (Leave aside that log-variances are clamped.)
 
     Args:
         quant_weight, quant_bias: the encoder's last layer, 2C×2C×1×1 and 2C. It gives C means, then C log-variances.
@@ -62,7 +62,7 @@ def without_scale(quant_weight: Tensor, quant_bias: Tensor, post_weight: Tensor,
 def reversed_clock(weight: Tensor, T: float) -> Tensor:
     """ch21.4 · difficulty 3 of 5 · 25 minutes
 
-    (21.1) moves a clock. This one runs backwards: a network was trained to be told s = T − t, the steps still to go.
+    (21.1) moves a clock. This one runs backwards: a network was trained to be told s = T − t, which is 0 at pure noise.
     Find the first layer with which it can be told t. The features are f(t) = (cos ω_1 t, …, cos ω_n t, sin ω_1 t, …, sin ω_n t),
     with ω_k = 10000^(−(k−1)/n).
 

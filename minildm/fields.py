@@ -10,7 +10,7 @@ REQUIRED = object()
 
 
 class Fields:
-    """A JSON file's fields, each of which must be accounted for.
+    """A JSON file's fields, each of which must be accounted for, unless it is null or false or begins with an underscore.
 
     Args:
         path: of the file; what is missing, unknown or of another type is refused under its name.

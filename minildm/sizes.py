@@ -52,9 +52,9 @@ class Share:
 
 
 def unet_shares(config: UNetConfig) -> dict[str, Share]:
-    """The numbers of the whole U-Net, part by part, Eq. (21.5): the sum of (21.3) and (21.4) over its blocks, and the ends.
+    """The numbers of the U-Net, part by part: (21.3) and (21.4) over its blocks, and the ends.
 
-    On the way up a residual block also reads what the way down left, so its c is the sum of two widths.
+    On the way up a residual block reads two maps, the one from below and the one that the way down left: c is the sum of both.
 
     Returns: ends, down 0, …, middle, up …, 0. Their totals sum to the number of parameters.
     """
@@ -82,3 +82,8 @@ def unet_shares(config: UNetConfig) -> dict[str, Share]:
         grow = (9 * width + 1) * width if level > 0 else 0
         shares[f"up {level}"] = Share(residual, transformers(width, config.attention[level], config.blocks + 1), float(grow))
     return shares
+
+
+def unet_size(config: UNetConfig) -> float:
+    """The numbers in the whole U-Net, Eq. (21.5): the sum over its parts."""
+    return sum(share.total for share in unet_shares(config).values())

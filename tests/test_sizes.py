@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from minildm.config import UNetConfig
-from minildm.sizes import residual_size, transformer_size, unet_shares
+from minildm.sizes import residual_size, transformer_size, unet_shares, unet_size
 from minildm.tensors import without_memory
 from minildm.unet import ResidualBlock, SpatialTransformer, UNet
 
@@ -54,14 +54,13 @@ def random_config(number: int) -> UNetConfig:
     )
 
 
-@pytest.mark.equation("21.5")
 @pytest.mark.parametrize("number", range(24))
 def test_the_whole_unet_has_as_many_numbers_part_by_part(number):
     config = random_config(number)
     with without_memory():
         unet = UNet(config)
     shares = unet_shares(config)
-    assert sum(share.total for share in shares.values()) == count(unet)
+    assert sum(share.total for share in shares.values()) == unet_size(config) == count(unet)
     ends = sum(count(part) for part in (unet.time, unet.first, unet.norm, unet.last, *([unet.extra] if unet.extra else [])))
     assert shares["ends"].rest == shares["ends"].total == ends
     for level, (stages, shrink) in enumerate(zip(unet.down, unet.shrink, strict=True)):
@@ -77,9 +76,10 @@ def assert_share(share, stages: nn.ModuleList, rest: nn.Module) -> None:
     assert share.rest == count(rest)
 
 
+@pytest.mark.equation("21.5")
 def test_stable_diffusion_has_the_size_that_is_known():
     """The numbers that diffusers counts: 859,520,964 and 865,910,724."""
     for config, known in ((STABLE_DIFFUSION, 859_520_964), (STABLE_DIFFUSION_2, 865_910_724)):
-        assert sum(share.total for share in unet_shares(config).values()) == known
+        assert unet_size(config) == known
         with torch.device("meta"):
             assert count(UNet(config)) == known

@@ -31,6 +31,7 @@ MODULES = {
     "14": ("clip",),
     "15": ("rate", "quantise", "autoencoder", "perception"),
     "16": ("latent", "ldm", "conditions"),
+    "21": ("sizes", "fields", "foreign", "layout", "names", "interop"),
 }
 README = ROOT / "README.md"
 
