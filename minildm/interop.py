@@ -28,7 +28,7 @@ from minildm.foreign import (
     write_text_encoder,
     write_unet,
 )
-from minildm.layout import PARTS, read_tokenizer, weights_of
+from minildm.layout import PARTS, PICKLES, read_tokenizer, weights_of
 from minildm.ldm import LAYOUT, model_config
 from minildm.names import LEGACY, TEXT, UNET, Rules, autoencoder_rules, renamed
 from minildm.schedule import schedule_of
@@ -106,7 +106,10 @@ def translated(folder: Path) -> tuple[LatentDiffusionConfig, Tokenizer, float, l
         ValueError: no such folder, a part that is missing, another architecture, a value that minildm does not have.
     """
     if not folder.is_dir():
-        raise ValueError(f"{folder} is no folder in diffusers' layout: name one that holds a model_index.json")
+        kind = (
+            "a pickle, which can run any code when it is opened" if folder.suffix in PICKLES else "no folder in diffusers' layout"
+        )
+        raise ValueError(f"{folder} is {kind}: name a folder that holds a model_index.json and safetensors")
     index = read_json(linked(folder / "model_index.json"))
     if index.get("_class_name") not in PIPELINES:
         raise ValueError(

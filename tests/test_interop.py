@@ -18,17 +18,20 @@ from diffusers import (
 )
 from reference_weights import fill_at_random
 from safetensors.torch import load_file, save_file
+from test_sizes import STABLE_DIFFUSION, STABLE_DIFFUSION_2
 from torch import Tensor
 
+from minildm.config import AutoencoderConfig, GridConfig, LatentDiffusionConfig, TextConfig
 from minildm.engine.cli import main
 from minildm.fields import Fields
 from minildm.files import read_json
 from minildm.foreign import read_unet
-from minildm.interop import CLOCK, export_run, import_folder, same_map, shifted_time
+from minildm.interop import CLOCK, export_run, import_folder, same_map, shifted_time, translated
 from minildm.ldm import LatentDiffusion
 from minildm.names import UNET as NAMES
 from minildm.names import renamed
 from minildm.tensors import Tensors, without_memory
+from minildm.tokenizer import Tokenizer
 from minildm.unet import UNet, sinusoidal
 
 TOLERANCE = 1e-4  # float32
@@ -412,6 +415,31 @@ def test_the_older_files_of_a_tokenizer_are_read(folder, miniatures, tmp_path):
     assert again.config.text.pad == model.tokenizer.vocabulary["!</w>"]
 
 
+@pytest.mark.parametrize("name", reference.PUBLISHED)
+def test_the_published_configurations_are_read(tmp_path, name):
+    """Field by field as they stand in the folders of 1.5 and 2.1, whose scale factor is diffusers' default."""
+    for path, document in reference.PUBLISHED[name].items():
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).write_text(json.dumps(document))
+    words = Tokenizer.train(reference.CAPTIONS, 540)
+    words.save(tmp_path / "tokenizer")
+    config, tokenizer, scale, _ = translated(tmp_path)
+    assert scale == 0.18215 and tokenizer.vocabulary == words.vocabulary
+    later = name == "SD 2.1"
+    assert config == LatentDiffusionConfig(
+        image_size=768 if later else 512,
+        unet=STABLE_DIFFUSION_2 if later else STABLE_DIFFUSION,
+        autoencoder=AutoencoderConfig(3, 4, (128, 256, 512, 512), 2, 32),
+        text=TextConfig(49408, 77, 1024, 23, 16, False, True, 4096, 0)
+        if later
+        else TextConfig(49408, 77, 768, 12, 12, True, True, 3072, words.vocabulary["<|endoftext|>"]),
+        schedule="scaled_linear",
+        betas=(0.00085, 0.012),
+        prediction="v" if later else "epsilon",
+        grid=GridConfig("leading", 1, 1),
+    )
+
+
 # What is refused
 
 
@@ -563,6 +591,8 @@ def test_nothing_is_overwritten(folder, trained, tmp_path, capsys):
 def test_a_single_file_is_no_folder(folder, tmp_path, capsys):
     assert main(["import", str(folder / "unet" / "diffusion_pytorch_model.safetensors"), str(tmp_path / "run")]) == 2
     assert "no folder in diffusers' layout" in capsys.readouterr().err
+    assert main(["import", str(folder / "v1-5.ckpt"), str(tmp_path / "run")]) == 2
+    assert "v1-5.ckpt is a pickle" in capsys.readouterr().err
 
 
 def test_the_commands_say_what_they_did(folder, tmp_path, capsys):
