@@ -11,7 +11,7 @@ def _head(data: bytes, first: int, drop: bool = True) -> dict:
     length = int.from_bytes(data[:8], "little")
     entries = json.loads(data[8 : 8 + length])
     if drop:
-        entries.pop("__metadata__")
+        entries.pop("__metadata__", None)
     return {
         name: (entry.get("dtype"), tuple(entry.get("shape", ())), first + entry.get("data_offsets", [0])[0])
         for name, entry in entries.items()
@@ -48,11 +48,39 @@ def head_of__lists(data: bytes):
 
 
 def head_of__end(data: bytes):
-    """its numbers begin at byte"""
+    """that is where its numbers end"""
     length = _length(data)
     entries = json.loads(data[8 : 8 + length])
-    entries.pop("__metadata__")
+    entries.pop("__metadata__", None)
     return {name: (e["dtype"], tuple(e["shape"]), 8 + length + e["data_offsets"][1]) for name, e in entries.items()}
+
+
+def head_of__needs_metadata(data: bytes):
+    """a file need not have '__metadata__'"""
+    length = _length(data)
+    entries = json.loads(data[8 : 8 + length])
+    del entries["__metadata__"]
+    return {name: (e["dtype"], tuple(e["shape"]), 8 + length + e["data_offsets"][0]) for name, e in entries.items()}
+
+
+def head_of__characters(data: bytes):
+    """counted in characters"""
+    return _head(data, 8 + len(data[8 : 8 + _length(data)].decode()))
+
+
+def head_of__big_end_first(data: bytes):
+    """which byte of the length comes first"""
+    length = int.from_bytes(data[:8], "big")
+    return json.loads(data[8 : 8 + length])
+
+
+def head_of__running_sum(data: bytes):
+    """its numbers begin at byte"""
+    place, found = 8 + _length(data), {}
+    for name, (kind, shape, _) in _head(data, 0).items():
+        found[name] = kind, shape, place
+        place += math.prod(shape) * {"F32": 4, "F16": 2}[kind]
+    return found
 
 
 def head_of__nothing(data: bytes):
@@ -79,6 +107,12 @@ def three_of_one__exchanged(weight: Tensor, bias: Tensor, heads: int):
     """query, key and value are exchanged"""
     rows, offsets = weight.unflatten(0, (heads, 3, -1)), bias.unflatten(0, (heads, 3, -1))
     return tuple((rows[:, kind].flatten(0, 1), offsets[:, kind].flatten(0, 1)) for kind in (1, 2, 0))
+
+
+def three_of_one__heads_inside(weight: Tensor, bias: Tensor, heads: int):
+    """head and channel are exchanged"""
+    rows, offsets = weight.unflatten(0, (heads, 3, -1)), bias.unflatten(0, (heads, 3, -1))
+    return tuple((rows[:, kind].transpose(0, 1).flatten(0, 1), offsets[:, kind].T.flatten()) for kind in range(3))
 
 
 def three_of_one__bias_in_thirds(weight: Tensor, bias: Tensor, heads: int):
@@ -144,6 +178,17 @@ def without_scale__weights_left(quant_weight: Tensor, quant_bias: Tensor, post_w
     return _unscaled(quant_weight, quant_bias, post_weight, 1.0, 1, 2 * math.log(scale), scale, 1 / scale)
 
 
+def without_scale__hard_coded(quant_weight: Tensor, quant_bias: Tensor, post_weight: Tensor, scale: float):
+    """without_scale, the means"""
+    s = 0.18215
+    return _unscaled(quant_weight, quant_bias, post_weight, s, 1, 2 * math.log(s), s, 1 / s)
+
+
+def without_scale__halves_exchanged(quant_weight: Tensor, quant_bias: Tensor, post_weight: Tensor, scale: float):
+    """the halves are exchanged"""
+    return _unscaled(quant_weight, quant_bias, post_weight, 1.0, scale, 2 * math.log(scale), 1.0, 1 / scale)
+
+
 def _turned(weight: Tensor, T: float, first: tuple, second: tuple) -> Tensor:
     """Columns for cos ωt and for sin ωt, each a sum of the four products with these signs."""
     half = weight.shape[1] // 2
@@ -175,9 +220,33 @@ def reversed_clock__sign(weight: Tensor, T: float):
     return _turned(weight, T, (1, 0, 0, 1), (0, 1, 1, 0))
 
 
-def reversed_clock__transposed(weight: Tensor, T: float):
-    """this is the transpose"""
+def reversed_clock__other_sign(weight: Tensor, T: float):
+    """sin(a − b) has + sin a cos b"""
     return _turned(weight, T, (1, 0, 0, -1), (0, 1, -1, 0))
+
+
+def reversed_clock__cosine_sign(weight: Tensor, T: float):
+    """cos(a − b) = cos a cos b + sin a sin b"""
+    return _turned(weight, T, (1, 0, 0, 1), (0, -1, -1, 0))
+
+
+def reversed_clock__other_order(weight: Tensor, T: float):
+    """shift first, then turn back"""
+    return _turned(weight, T, (1, 0, 0, -1), (0, -1, -1, 0))
+
+
+def reversed_clock__rounded(weight: Tensor, T: float):
+    """compute the frequencies and the angles in float64"""
+    half = weight.shape[1] // 2
+    omega = 10000.0 ** (-torch.arange(half) / half)
+    cos, sin = torch.cos(omega * T).double(), torch.sin(omega * T).double()
+    of_cos, of_sin = weight.split(half, 1)
+    return torch.cat([of_cos * cos + of_sin * sin, of_cos * sin - of_sin * cos], 1)
+
+
+def reversed_clock__thousand(weight: Tensor, T: float):
+    """reversed_clock, W′ f(t)"""
+    return _turned(weight, 1000.0, (1, 0, 0, 1), (0, 1, -1, 0))
 
 
 def reversed_clock__sines_first(weight: Tensor, T: float):
@@ -234,6 +303,21 @@ def as_adapter__no_values(before: Tensor, after: Tensor, rank: int):
 def as_adapter__values_twice(before: Tensor, after: Tensor, rank: int):
     """together that is its square"""
     return _adapter(after - before, rank, 1.0, 1.0)
+
+
+def as_adapter__halved(before: Tensor, after: Tensor, rank: int):
+    """take the root"""
+    up, down = _adapter(after - before, rank, 1.0, 1.0)
+    return up / 2, down / 2
+
+
+def as_adapter__by_eigenvalues(before: Tensor, after: Tensor, rank: int):
+    """are to have equal lengths"""
+    change = (after - before).flatten(1)
+    values, v = torch.linalg.eigh(change.T @ change)
+    s = values.flip(0)[:rank].sqrt()
+    v = v.flip(1)[:, :rank]
+    return change @ v / s * s.sqrt(), s.sqrt()[:, None] * v.T
 
 
 def as_adapter__uneven(before: Tensor, after: Tensor, rank: int):
