@@ -88,8 +88,8 @@ def as_adapter(before: Tensor, after: Tensor, rank: int) -> tuple[Tensor, Tensor
         before, after: out×in, or out×in×1×1.
         rank: r, at most min(out, in).
 
-    Returns: up out×r and down r×in, in the type of `before`, float32 or float64. The columns of `up` are orthogonal to each other,
-        and as long as the rows of `down` that belong to them.
+    Returns: up out×r and down r×in, in the type of `before`, float32 or float64. The columns of `up` are orthogonal to each
+        other, and as long as the rows of `down` that belong to them.
 
     Hint: a theorem of Eckart and Young says which r directions to keep. Split each one's strength evenly between the two sides.
     """
