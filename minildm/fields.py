@@ -18,7 +18,8 @@ class Fields:
 
     def __init__(self, path: Path) -> None:
         self.path, self.values = path, read_json(linked(path))
-        self.left = {name for name, value in self.values.items() if not name.startswith("_") and value not in (None, False)}
+        off = (None, False)  # as objects: 0 is something else
+        self.left = {name for name, value in self.values.items() if name[:1] != "_" and not any(value is each for each in off)}
 
     def read(self, name: str, kind: Any, default: Any = REQUIRED) -> Any:
         """A field's value, of the type of `kind`. Raises ValueError when it has another, or is missing and has no default."""

@@ -54,6 +54,7 @@ def read_tokenizer(folder: Path) -> tuple[Tokenizer, int, int | None]:
     said, special = (read_json(linked(folder / name)) if (folder / name).exists() else {} for name in names)
     if "added_tokens_decoder" not in said:  # files of before 2023: the other one decides, as it does in transformers
         said |= special
+    check_words(folder, said, tokenizer)
     word, longest = said.get("pad_token") or END, said.get("model_max_length")
     word = word.get("content") if isinstance(word, dict) else word
     if word not in tokenizer.vocabulary:
@@ -61,6 +62,24 @@ def read_tokenizer(folder: Path) -> tuple[Tokenizer, int, int | None]:
     if longest is not None and not isinstance(longest, int | float):
         raise ValueError(f"{folder}: model_max_length={longest!r} is no number: restore tokenizer_config.json")
     return tokenizer, tokenizer.vocabulary[word], longest
+
+
+def check_words(folder: Path, said: dict, tokenizer: Tokenizer) -> None:
+    """Raise ValueError for a tokenizer that is not CLIP's, or has learned words beside its vocabulary."""
+    kind, lower = said.get("tokenizer_class"), said.get("do_lower_case")
+    if kind not in (None, "CLIPTokenizer", "CLIPTokenizerFast") or lower is False:
+        raise ValueError(
+            f"{folder} has tokenizer_class={kind!r} with do_lower_case={lower!r}: minildm has CLIP's only, in lower case"
+        )
+    words = {entry.get("content"): number for number, entry in (said.get("added_tokens_decoder") or {}).items()}
+    if (folder / "tokenizer.json").exists():
+        added = read_json(linked(folder / "tokenizer.json")).get("added_tokens") or []
+        words |= {entry.get("content"): entry.get("id") for entry in added}
+    if (folder / "added_tokens.json").exists():
+        words |= read_json(linked(folder / "added_tokens.json"))
+    for word, number in words.items():
+        if tokenizer.vocabulary.get(word) != int(number):
+            raise ValueError(f"{folder} has the added token {word!r} beside its vocabulary, which minildm cannot read: remove it")
 
 
 def from_one_file(path: Path) -> Tokenizer:

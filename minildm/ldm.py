@@ -148,7 +148,7 @@ class LatentDiffusion(nn.Module):
         return images
 
     def times(self, steps: int, sampler: str) -> Tensor:
-        """Where a sampler stands, by `config.grid`, as diffusers has it: only DDIM can end elsewhere than at clean data, and
+        """Where a sampler stands, by `config.grid`. As in diffusers only DDIM can end elsewhere than at clean data, and
         DPM-Solver++ spares the lowest time unless trailing: over the long step to it, it would extrapolate too far."""
         grid = self.config.grid
         end, spare = grid.end if sampler == "ddim" else 0, sampler == "dpmpp" and grid.spacing != "trailing"

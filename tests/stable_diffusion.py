@@ -48,8 +48,8 @@ PARTS: dict[str, dict[str, dict[str, Any]]] = {
         "scheduler": {"prediction_type": "v_prediction", **STABLE},
     },
     "inpainting": {
-        "unet": {"in_channels": 9, "block_out_channels": (32, 64), "attention_head_dim": 8, "cross_attention_dim": 24},
-        "vae": {"block_out_channels": (32, 64)},
+        "unet": {"in_channels": 9, "block_out_channels": (32, 32, 64, 64), "attention_head_dim": 8, "cross_attention_dim": 24},
+        "vae": {"block_out_channels": (32, 32, 64, 64), "layers_per_block": 2},
         "text": {"hidden_size": 24, "num_attention_heads": 4, "intermediate_size": 96},
         "scheduler": STABLE,
     },
@@ -254,7 +254,7 @@ def tokenizer(folder: Path, pad: str = "<|endoftext|>", length: int = 77) -> CLI
 
 
 def make(name: str, folder: Path) -> StableDiffusionPipeline:
-    """One of PARTS, saved to the folder as diffusers saves it, with the JSON of its time; the pipeline itself."""
+    """One of PARTS, saved to the folder as diffusers saves it; the pipeline itself, with DDIM by the folder's file."""
     sizes = PARTS[name]
     kind = StableDiffusionInpaintPipeline if name == "inpainting" else StableDiffusionPipeline
     scheduler = PNDMScheduler if "skip_prk_steps" in sizes["scheduler"] else DDIMScheduler
