@@ -12,7 +12,7 @@ from pathlib import Path
 
 import safetensors.torch
 
-from minildm import files
+from minildm import tensors as weights
 from minildm.engine.cli import main
 
 SECONDS = float(sys.argv[1])  # that one file of tensors takes
@@ -29,10 +29,10 @@ def write_slowly(path: Path, content: bytes, seconds: float) -> None:
             time.sleep(seconds / PIECES)
 
 
-def save_file(tensors: dict, path: Path) -> None:
+def save_file(tensors: dict, path: Path, metadata: dict | None = None) -> None:
     """safetensors.torch.save_file, slowly."""
     aside = Path(path).with_name(".tmpSlow1")
-    write_slowly(aside, safetensors.torch.save(tensors), SECONDS)
+    write_slowly(aside, safetensors.torch.save(tensors, metadata), SECONDS)
     aside.replace(path)
 
 
@@ -52,7 +52,7 @@ def slow(function, seconds: float):
     return slowed
 
 
-files.save_file = save_file
+weights.save_file = save_file
 Path.write_text = write_text
 Path.replace = slow(Path.replace, SECONDS / 20)
 os.fsync = slow(os.fsync, SECONDS / 20)

@@ -28,7 +28,7 @@ from filelock import FileLock
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from minildm import files
+from minildm import tensors as weights
 from minildm.engine.cli import main
 from minildm.engine.stages import AutoencoderStage, DenoiserStage
 
@@ -869,17 +869,17 @@ def test_no_space_during_a_checkpoint(tmp_path: Path, monkeypatch, capsys: pytes
     """The third checkpoint finds the disk full; with space again, --resume ends as if nothing had been."""
     train = ["train", "shapes", "--out", str(tmp_path / "run"), *TINY_FLAGS, "--samples", "0"]
     assert main([*train[:3], str(tmp_path / "whole"), *train[4:]]) == 0
-    real, calls = files.save_file, []
+    real, calls = weights.save_file, []
 
-    def full(tensors, path):
+    def full(tensors, path, metadata):
         calls.append(path)
         if len(calls) == 3:
             Path(path).write_bytes(b"half a che")
             raise RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)")
-        real(tensors, path)
+        real(tensors, path, metadata)
 
     with monkeypatch.context() as patch:
-        patch.setattr(files, "save_file", full)
+        patch.setattr(weights, "save_file", full)
         assert main(train) == 2
     said = last_line(capsys.readouterr().err)
     assert "No space left on device" in said and "--resume" in said and str(tmp_path / "run") in said

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from minildm import files
+from minildm import tensors as weights
 from minildm.engine import checkpoints
 from minildm.engine.checkpoints import Checkpoint, load, save
 from minildm.engine.errors import UserError
@@ -84,7 +85,7 @@ def crash_at(monkeypatch, moment: int) -> list[str]:
 
         monkeypatch.setattr(owner, name, guarded)
 
-    guard(files, "save_file")
+    guard(weights, "save_file")
     guard(Path, "mkdir")
     guard(Path, "write_text")
     guard(Path, "replace")
@@ -124,7 +125,7 @@ def test_a_crash_at_any_moment_leaves_the_old_or_the_new_checkpoint(tmp_path, mo
 def test_saving_again_what_is_already_pointed_to_touches_nothing(tmp_path, monkeypatch):
     """So that no crash can hit the only checkpoint there is."""
     save(tmp_path, checkpoint(3), "step-3")
-    monkeypatch.setattr(files, "save_file", lambda *args: (_ for _ in ()).throw(Crash()))
+    monkeypatch.setattr(weights, "save_file", lambda *args: (_ for _ in ()).throw(Crash()))
     monkeypatch.setattr(shutil, "rmtree", lambda *args, **options: (_ for _ in ()).throw(Crash()))
     save(tmp_path, checkpoint(3), "step-3")
     assert_same(load(tmp_path), checkpoint(3))
@@ -158,12 +159,12 @@ def test_a_checkpoint_that_is_a_link_out_of_the_run_is_refused(tmp_path):
 def test_a_full_disk_gets_its_room_back(tmp_path, monkeypatch):
     save(tmp_path, checkpoint(3), "step-3")
 
-    def full(tensors, path):
+    def full(tensors, path, metadata):
         Path(path).write_bytes(b"half")
         raise RuntimeError("I/O error: No space left on device (os error 28)")
 
     with monkeypatch.context() as patch:
-        patch.setattr(files, "save_file", full)
+        patch.setattr(weights, "save_file", full)
         with pytest.raises(OSError, match=r"No space left.*state\.safetensors"):
             save(tmp_path, checkpoint(6), "step-6")
     assert {path.name for path in tmp_path.iterdir()} == {"latest", "step-3"}
@@ -174,12 +175,12 @@ def test_a_torn_write_leaves_the_old_checkpoint(tmp_path, monkeypatch):
     """The tensors' file breaks off in the middle."""
     save(tmp_path, checkpoint(3), "step-3")
 
-    def torn(tensors, path):
+    def torn(tensors, path, metadata):
         Path(path).write_bytes(b"\x10\0\0\0")
         raise Crash
 
     with monkeypatch.context() as patch:
-        patch.setattr(files, "save_file", torn)
+        patch.setattr(weights, "save_file", torn)
         with pytest.raises(Crash):
             save(tmp_path, checkpoint(6), "step-6")
     assert_same(load(tmp_path), checkpoint(3))
