@@ -62,7 +62,7 @@ def without_scale(quant_weight: Tensor, quant_bias: Tensor, post_weight: Tensor,
 def reversed_clock(weight: Tensor, T: float) -> Tensor:
     """ch21.4 · difficulty 3 of 5 · 25 minutes
 
-    (21.1) moves a clock. This one runs backwards: a network was trained to be told s = T − t, which is 0 at pure noise.
+    (21.5) moves a clock. This one runs backwards: a network was trained to be told s = T − t, which is 0 at pure noise.
     Find the first layer with which it can be told t. The features are f(t) = (cos ω_1 t, …, cos ω_n t, sin ω_1 t, …, sin ω_n t),
     with ω_k = 10000^(−(k−1)/n).
 

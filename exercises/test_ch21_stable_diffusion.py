@@ -147,7 +147,7 @@ def _check_clock(answer, half, T):
     omega = torch.tensor([10000.0 ** (-k / half) for k in range(half)], dtype=torch.float64)
     cos, sin = torch.cos(omega * T), torch.sin(omega * T)
     mistakes = {
-        "that is the clock of (21.1), moved by T: it still runs forwards": [
+        "that is the clock of (21.5), moved by T: it still runs forwards": [
             of_cos * cos + of_sin * sin,
             of_sin * cos - of_cos * sin,
         ],

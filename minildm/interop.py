@@ -46,7 +46,7 @@ def shifted_time(weight: Tensor, by: float) -> Tensor:
 
     diffusers tells its U-Net i = t − 1, we tell ours t; so weights that come in are shifted by −1, weights that go out by 1.
     It takes no change of the network: cos ω(t + b) = cos ωb cos ωt − sin ωb sin ωt and sin ω(t + b) = sin ωb cos ωt +
-    cos ωb sin ωt, so that f(t + b) is f(t), each pair of it turned by the angle ωb, Eq. (21.1).
+    cos ωb sin ωt, so that f(t + b) is f(t), each pair of it turned by the angle ωb, Eq. (21.5).
 
     Args: weight: W, out×width, cosines first.   by: b, in steps.
 
@@ -60,7 +60,7 @@ def shifted_time(weight: Tensor, by: float) -> Tensor:
 
 
 def same_map(weight: Tensor, shape: torch.Size | tuple[int, ...]) -> Tensor:
-    """A linear layer as a 1×1 convolution or the reverse, Eq. (21.2): W[o, i] = K[o, i, 1, 1]; the numbers stay.
+    """A linear layer as a 1×1 convolution or the reverse, Eq. (21.4): W[o, i] = K[o, i, 1, 1]; the numbers stay.
 
     Args: weight: out×in or out×in×1×1.   shape: the wanted one of the two.   Raises ValueError when they are not the same map.
     """

@@ -9,7 +9,7 @@ from minildm.config import UNetConfig
 
 
 def residual_size(width_in: int, width_out: int, time_width: int) -> float:
-    """The numbers in a residual block, Eq. (21.3): 9cd + 9d² + (w + 1)d for the convolutions and time, and what is small.
+    """The numbers in a residual block, Eq. (21.1): 9cd + 9d² + (w + 1)d for the convolutions and time, and what is small.
 
     Args:
         width_in, width_out: channels c and d.
@@ -24,7 +24,7 @@ def residual_size(width_in: int, width_out: int, time_width: int) -> float:
 
 
 def transformer_size(width: int, context_width: int | None, depth: int = 1) -> float:
-    """The numbers in a spatial transformer, Eq. (21.4): 2c² + 4c + n (18c² + 2kc + 17c).
+    """The numbers in a spatial transformer, Eq. (21.2): 2c² + 4c + n (18c² + 2kc + 17c).
 
     Each of the n blocks has 4c² + c in self-attention, 2c² + 2kc + c in cross-attention, 12c² + 9c in its gated feed-forward half
     and 6c in three norms. How many heads there are does not matter: they share the same matrices.
@@ -52,7 +52,7 @@ class Share:
 
 
 def unet_shares(config: UNetConfig) -> dict[str, Share]:
-    """The numbers of the U-Net, part by part: (21.3) and (21.4) over its blocks, and the ends.
+    """The numbers of the U-Net, part by part: (21.1) and (21.2) over its blocks, and the ends.
 
     On the way up a residual block reads two maps, the one from below and the one that the way down left: c is the sum of both.
 
@@ -85,5 +85,5 @@ def unet_shares(config: UNetConfig) -> dict[str, Share]:
 
 
 def unet_size(config: UNetConfig) -> float:
-    """The numbers in the whole U-Net, Eq. (21.5): the sum over its parts."""
+    """The numbers in the whole U-Net, Eq. (21.3): the sum over its parts."""
     return sum(share.total for share in unet_shares(config).values())

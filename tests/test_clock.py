@@ -12,7 +12,7 @@ def normal(*shape: int, seed: int = 1) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-@pytest.mark.equation("21.1")
+@pytest.mark.equation("21.5")
 @pytest.mark.parametrize("by", [-1, 1, 0.5, -20])
 def test_a_shifted_first_layer_hears_another_clock(by):
     """W′ f(t) = W f(t + b), with f as the U-Net computes it; a shift and its opposite cancel."""
@@ -22,7 +22,7 @@ def test_a_shifted_first_layer_hears_another_clock(by):
     assert torch.allclose(shifted_time(shifted_time(weight, by), -by), weight, atol=1e-6)
 
 
-@pytest.mark.equation("21.2")
+@pytest.mark.equation("21.4")
 def test_a_linear_layer_is_a_convolution_of_one_pixel():
     weight, x = normal(5, 3), normal(2, 3, 4, 4, seed=2)
     kernel = same_map(weight, (5, 3, 1, 1))

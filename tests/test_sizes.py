@@ -20,13 +20,13 @@ def count(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-@pytest.mark.equation("21.3")
+@pytest.mark.equation("21.1")
 @pytest.mark.parametrize(("c", "d", "w"), [(8, 8, 12), (8, 24, 5), (24, 8, 32)])
 def test_a_residual_block_has_as_many_numbers(c, d, w):
     assert residual_size(c, d, w) == count(ResidualBlock(c, d, w, 4))
 
 
-@pytest.mark.equation("21.4")
+@pytest.mark.equation("21.2")
 @pytest.mark.parametrize("depth", [1, 3])
 @pytest.mark.parametrize(("c", "k"), [(8, 5), (16, 16), (12, None)])
 @pytest.mark.parametrize("linear", [True, False])
@@ -76,7 +76,7 @@ def assert_share(share, stages: nn.ModuleList, rest: nn.Module) -> None:
     assert share.rest == count(rest)
 
 
-@pytest.mark.equation("21.5")
+@pytest.mark.equation("21.3")
 def test_stable_diffusion_has_the_size_that_is_known():
     """The numbers that diffusers counts: 859,520,964 and 865,910,724."""
     for config, known in ((STABLE_DIFFUSION, 859_520_964), (STABLE_DIFFUSION_2, 865_910_724)):
