@@ -49,12 +49,9 @@ class Fields:
 
     def each(self, name: str, count: int, default: int) -> tuple[int, ...]:
         """A number for every level; a single one stands for all."""
-        value = self.values.get(name, default)
-        self.left.discard(name)
-        try:
-            return (typed(name, value, int),) * count if not isinstance(value, list) else typed(name, value, tuple[int, ...])
-        except ValueError as error:
-            raise ValueError(f"{self.path}: {error}") from None
+        several = isinstance(self.values.get(name), list)
+        value = self.read(name, tuple[int, ...] if several else int, default)
+        return value if several else (value,) * count
 
     def one(self, name: str, default: int) -> int:
         """The same number for all levels. Raises ValueError when they differ."""

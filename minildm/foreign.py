@@ -107,6 +107,8 @@ def read_autoencoder(fields: Fields) -> tuple[AutoencoderConfig, float]:
         middle_attention=fields.read("mid_block_add_attention", bool, True),
     )
     scale = fields.read("scaling_factor", float, 0.18215)
+    if not 0 < scale < float("inf"):
+        raise ValueError(f"{fields.path}: scaling_factor={scale} must be a positive, finite number")
     fields.end("sample_size", "force_upcast")
     return config, scale
 
@@ -171,9 +173,9 @@ def read_schedule(fields: Fields) -> dict[str, Any]:
     """How noise grew in training, and at which times to stand when drawing: these fields of a `LatentDiffusionConfig`."""
     sampler = fields.read("_class_name", str)
     default = fields.pick("_class_name", SPACINGS)
-    clips = sampler in ("DDIMScheduler", "DDPMScheduler")  # to [-1, 1], where pictures are and latents are not
+    clips = sampler in ("DDIMScheduler", "DDPMScheduler")  # to [-1, 1], where pictures are and latents are not; others cannot
     fields.must(trained_betas=None, thresholding=False, interpolation_type="linear", timestep_type="discrete")
-    if clips and fields.values.get("clip_sample", True):
+    if fields.read("clip_sample", bool, clips) and clips:
         raise ValueError(f"{fields.path}: clip_sample must be false: latents are not confined to [-1, 1]")
     if sampler == "DPMSolverMultistepScheduler":
         fields.must(solver_order=2, algorithm_type="dpmsolver++", solver_type="midpoint", use_flow_sigmas=False)
@@ -191,9 +193,8 @@ def read_schedule(fields: Fields) -> dict[str, Any]:
         "prediction": fields.pick("prediction_type", PREDICTIONS, "epsilon"),
         "grid": GridConfig(spacing, offset if spacing == "leading" else 0, end),
     }
-    fields.end("skip_prk_steps", "steps_offset", "set_alpha_to_one", "clip_sample", "clip_sample_range", "sample_max_value",
-               "dynamic_thresholding_ratio", "lower_order_final", "variance_type", "lambda_min_clipped", "flow_shift",
-               "time_shift_type", "timestep_spacing")  # fmt: skip
+    fields.end("skip_prk_steps", "clip_sample_range", "sample_max_value", "dynamic_thresholding_ratio", "lower_order_final",
+               "variance_type", "lambda_min_clipped", "flow_shift", "time_shift_type")  # fmt: skip
     return found
 
 

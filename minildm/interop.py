@@ -131,7 +131,9 @@ def translated(folder: Path) -> tuple[LatentDiffusionConfig, Tokenizer, float, l
     if highest >= text.vocabulary:
         raise ValueError(f"{folder}: the tokenizer has token {highest}, the text encoder knows {text.vocabulary}")
     notes = [f"{schedule.values['_class_name']}: its noise and times are taken over; DPM-Solver++ draws, unless told otherwise"]
-    notes += [f"{name} is left out" for name in ("safety_checker", "image_encoder") if any(index.get(name) or ())]
+    notes += [
+        f"{name} is left out" for name in ("safety_checker", "image_encoder") if index.get(name) not in (None, [None, None])
+    ]
     return config, tokenizer, scale, notes
 
 

@@ -57,7 +57,7 @@ def read_tokenizer(folder: Path) -> tuple[Tokenizer, int, int | None]:
     check_words(folder, said, tokenizer)
     word, longest = said.get("pad_token") or END, said.get("model_max_length")
     word = word.get("content") if isinstance(word, dict) else word
-    if word not in tokenizer.vocabulary:
+    if not isinstance(word, str) or word not in tokenizer.vocabulary:
         raise ValueError(f"{folder}: the padding {word!r} is no token of its vocabulary: restore its files")
     if longest is not None and not isinstance(longest, int | float):
         raise ValueError(f"{folder}: model_max_length={longest!r} is no number: restore tokenizer_config.json")
@@ -71,15 +71,20 @@ def check_words(folder: Path, said: dict, tokenizer: Tokenizer) -> None:
         raise ValueError(
             f"{folder} has tokenizer_class={kind!r} with do_lower_case={lower!r}: minildm has CLIP's only, in lower case"
         )
-    words = {entry.get("content"): number for number, entry in (said.get("added_tokens_decoder") or {}).items()}
-    if (folder / "tokenizer.json").exists():
-        added = read_json(linked(folder / "tokenizer.json")).get("added_tokens") or []
-        words |= {entry.get("content"): entry.get("id") for entry in added}
-    if (folder / "added_tokens.json").exists():
-        words |= read_json(linked(folder / "added_tokens.json"))
-    for word, number in words.items():
-        if tokenizer.vocabulary.get(word) != int(number):
-            raise ValueError(f"{folder} has the added token {word!r} beside its vocabulary, which minildm cannot read: remove it")
+    try:
+        words = {entry["content"]: int(number) for number, entry in (said.get("added_tokens_decoder") or {}).items()}
+        if (folder / "tokenizer.json").exists():
+            added = read_json(linked(folder / "tokenizer.json")).get("added_tokens") or []
+            words |= {entry["content"]: int(entry["id"]) for entry in added}
+        if (folder / "added_tokens.json").exists():
+            words |= read_json(linked(folder / "added_tokens.json"))
+        strange = [word for word, number in words.items() if tokenizer.vocabulary.get(word) != number]
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError(f"{folder}: its added tokens cannot be read ({error!r}): restore its files") from None
+    if strange:
+        raise ValueError(
+            f"{folder} has the added token {strange[0]!r} beside its vocabulary, which minildm cannot read: remove it"
+        )
 
 
 def from_one_file(path: Path) -> Tokenizer:

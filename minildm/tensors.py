@@ -71,9 +71,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
     """Write a safetensors file. Raises OSError, as any other write does, for want of space or of permission."""
     try:
-        save_file(
-            {name: tensor.detach().contiguous() for name, tensor in tensors.items()}, path, {"format": "pt"}
-        )  # transformers 4 looks for it
+        whole = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+        save_file(whole, path, {"format": "pt"})  # a word without which transformers 4 does not open it
     except Exception as error:  # safetensors wraps the system's error in a type of its own, and only words are left
         number = re.search(r"os error (\d+)", str(error))
         if number is None:

@@ -1,5 +1,6 @@
 """Stable Diffusion's folders open here and ours in diffusers, with the same numbers on both sides."""
 
+import copy
 import dataclasses
 import json
 import math
@@ -18,6 +19,7 @@ from diffusers import (
     StableDiffusionPipeline,
 )
 from reference_weights import fill_at_random
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from test_sizes import STABLE_DIFFUSION, STABLE_DIFFUSION_2
 from torch import Tensor
@@ -31,6 +33,8 @@ from minildm.interop import CLOCK, export_run, import_folder, translated
 from minildm.ldm import LatentDiffusion
 from minildm.names import UNET as NAMES
 from minildm.names import renamed
+from minildm.samplers import SAMPLERS
+from minildm.schedule import schedule_of
 from minildm.tensors import Tensors, without_memory
 from minildm.tokenizer import Tokenizer
 from minildm.unet import UNet
@@ -509,6 +513,88 @@ def lying_index(folder: Path) -> None:
 def climbing_index(folder: Path) -> None:
     split(folder / "unet" / "diffusion_pytorch_model.safetensors", 2)
     reference.change(folder / "unet" / "diffusion_pytorch_model.safetensors.index.json", weight_map={"a": "../../secret"})
+
+
+ODD = (None, True, 0, -1, 3, 1e300, "x", [], ["x"], [1, 2], {}, {"a": 1})
+
+
+@pytest.mark.parametrize("path", ["model_index.json", "unet/config.json", "vae/config.json", "text_encoder/config.json",
+                                  "scheduler/scheduler_config.json", "tokenizer/tokenizer_config.json"])  # fmt: skip
+def test_odd_values_are_read_or_refused_never_worse(folder, path):
+    """Whatever stands in a field, the answer is a configuration or a ValueError of one line."""
+    document, refused = json.loads((folder / path).read_text()), 0
+    for name in [*document, "added_tokens_decoder", "pad_token", "clip_sample"]:
+        for value in ODD:
+            (folder / path).write_text(json.dumps(document | {name: value}))
+            try:
+                translated(folder)
+            except ValueError as error:
+                refused += 1
+                assert "\n" not in str(error), error
+    assert refused > 5
+
+
+def test_full_precision_is_preferred(folder, miniatures, tmp_path):
+    """Where both are there, the file in half precision is not even opened."""
+    for path in folder.rglob("*.safetensors"):
+        path.with_name(path.name.replace(".safetensors", ".fp16.safetensors")).write_bytes(b"broken")
+    assert same_as_before(folder, miniatures(MINIATURES[-1])[2], tmp_path / "run")
+
+
+@pytest.mark.parametrize("newer", [False, True])
+def test_which_file_says_what_fills(folder, newer):
+    """special_tokens_map.json over tokenizer_config.json, as transformers does, unless the latter is of the newer kind."""
+    added = {"added_tokens_decoder": {"0": {"content": "!"}}} if newer else {}
+    reference.change(folder / "tokenizer" / "tokenizer_config.json", pad_token="!", **added)
+    (folder / "tokenizer" / "special_tokens_map.json").write_text('{"pad_token": "<|endoftext|>"}')
+    config, tokenizer, _, _ = translated(folder)
+    assert config.text.pad == (0 if newer else tokenizer.vocabulary["<|endoftext|>"])
+
+
+def test_what_older_tools_look_for_is_in_the_files(model, tmp_path):
+    """transformers 4 wants the word "pt" in every file, and its text encoder's names to begin with text_model."""
+    model.save(tmp_path / "run")
+    export_run(tmp_path / "run", tmp_path / "sd")
+    for path in (tmp_path / "sd").rglob("*.safetensors"):
+        with safe_open(path, "pt") as file:
+            assert file.metadata() == {"format": "pt"}, path
+            assert path.parent.name != "text_encoder" or all(name.startswith("text_model.") for name in Tensors(path))
+
+
+@torch.no_grad()
+def test_a_condition_goes_with_its_prompt_whatever_the_batch(miniatures):
+    model = miniatures("inpainting")[2]
+    condition = normal(3, *model.condition_shape, seed=5)
+    options = {"steps": 2, "guidance": 2.0, "seed": 1}
+    whole = model.generate(PROMPTS, condition=condition, **options)
+    assert_same(model.generate(PROMPTS, condition=condition, batch=2, **options), whole)
+    assert (model.generate(PROMPTS, condition=condition.flip(0), **options) - whole).abs().max() > 0.01
+
+
+def test_only_ddim_ends_elsewhere_than_at_clean_data(miniatures):
+    model = miniatures(MINIATURES[-1])[2]
+    assert model.config.grid.end == 1
+    assert {sampler: model.times(5, sampler)[-1].item() for sampler in SAMPLERS} == dict.fromkeys(SAMPLERS, 0) | {"ddim": 1}
+    assert [sampler for sampler in SAMPLERS if model.times(5, sampler)[-2] > 2] == ["dpmpp"]
+
+
+WAYS = [("linear", True, "v"), ("scaled_linear", False, "x0"), ("cosine", False, "epsilon"), ("cosine", False, "v")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("schedule", "zero_snr", "prediction"), WAYS)
+def test_every_schedule_leaves_as_it_is(model, tmp_path, schedule, zero_snr, prediction):
+    """Exported with any schedule and prediction, a model draws the same by DDIM."""
+    model = copy.deepcopy(model)
+    config = dataclasses.replace(model.config, schedule=schedule, zero_terminal_snr=zero_snr, prediction=prediction)
+    model.config, model.schedule = config, schedule_of(config)
+    model.save(tmp_path / "run")
+    export_run(tmp_path / "run", tmp_path / "sd")
+    pipeline = StableDiffusionPipeline.from_pretrained(tmp_path / "sd")
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
+    ours = model.generate(PROMPTS, guidance=2.0, steps=10, sampler="ddim", seed=6)
+    assert_same(ours, drawn_by(pipeline, model, 2.0, 10, seed=6))
 
 
 def learned(folder: Path) -> None:
