@@ -16,24 +16,13 @@ from pathlib import Path
 import torch
 from common import machine
 
-from minildm.config import AutoencoderConfig, GridConfig, LatentDiffusionConfig, TextConfig, UNetConfig
 from minildm.files import write_text
 from minildm.interop import documents_of, parts_of
 from minildm.layout import PARTS
 from minildm.names import renamed
+from minildm.sizes import SD15
 from minildm.tensors import save_tensors
 from minildm.tokenizer import Tokenizer
-
-SD15 = LatentDiffusionConfig(
-    image_size=512,
-    unet=UNetConfig(4, 4, (320, 640, 1280, 1280), 2, (True, True, True, False), (8, 8, 8, 8), context_width=768, groups=32),
-    autoencoder=AutoencoderConfig(3, 4, (128, 256, 512, 512), blocks=2, groups=32),
-    text=TextConfig(vocabulary=49408, length=77, width=768, layers=12, heads=12),
-    schedule="scaled_linear",
-    betas=(0.00085, 0.012),
-    prediction="epsilon",
-    grid=GridConfig("leading", offset=1, end=1),
-)
 
 MEASURED = """
 import json, sys, time

@@ -1,11 +1,29 @@
-"""Where the numbers of a U-Net are, counted from its configuration alone (chapter 21).
+"""The sizes of Stable Diffusion, and where the numbers of a U-Net are, counted from its configuration alone (chapter 21).
 
 Counts are floats, exact up to 2⁵³, because they are multiplied by bytes and operations more often than they index anything.
 """
 
 import dataclasses
 
-from minildm.config import UNetConfig
+from minildm.config import AutoencoderConfig, GridConfig, LatentDiffusionConfig, TextConfig, UNetConfig
+
+SD15 = LatentDiffusionConfig(  # Stable Diffusion 1.5; 1.4 is the same
+    image_size=512,
+    unet=UNetConfig(4, 4, (320, 640, 1280, 1280), 2, (True, True, True, False), (8, 8, 8, 8), context_width=768, groups=32),
+    autoencoder=AutoencoderConfig(3, 4, (128, 256, 512, 512), blocks=2, groups=32),
+    text=TextConfig(vocabulary=49408, length=77, width=768, layers=12, heads=12),
+    schedule="scaled_linear",
+    betas=(0.00085, 0.012),
+    prediction="epsilon",
+    grid=GridConfig("leading", offset=1, end=1),
+)
+SD21 = dataclasses.replace(  # Stable Diffusion 2.1, for 768 pixels
+    SD15,
+    image_size=768,
+    unet=dataclasses.replace(SD15.unet, heads=(5, 10, 20, 20), context_width=1024, linear_projection=True),
+    text=TextConfig(vocabulary=49408, length=77, width=1024, layers=23, heads=16, quick_gelu=False, pad=0),
+    prediction="v",
+)
 
 
 def residual_size(width_in: int, width_out: int, time_width: int) -> float:

@@ -7,13 +7,9 @@ import torch
 from torch import nn
 
 from minildm.config import UNetConfig
-from minildm.sizes import residual_size, transformer_size, unet_shares, unet_size
+from minildm.sizes import SD15, SD21, residual_size, transformer_size, unet_shares, unet_size
 from minildm.tensors import without_memory
 from minildm.unet import ResidualBlock, SpatialTransformer, UNet
-
-WIDTHS, ATTENTION = (320, 640, 1280, 1280), (True, True, True, False)
-STABLE_DIFFUSION = UNetConfig(4, 4, WIDTHS, 2, ATTENTION, (8,) * 4, context_width=768, groups=32)
-STABLE_DIFFUSION_2 = UNetConfig(4, 4, WIDTHS, 2, ATTENTION, (5, 10, 20, 20), 1, True, 1024, groups=32, linear_projection=True)
 
 
 def count(module: nn.Module) -> int:
@@ -79,7 +75,7 @@ def assert_share(share, stages: nn.ModuleList, rest: nn.Module) -> None:
 @pytest.mark.equation("21.3")
 def test_stable_diffusion_has_the_size_that_is_known():
     """The numbers that diffusers counts: 859,520,964 and 865,910,724."""
-    for config, known in ((STABLE_DIFFUSION, 859_520_964), (STABLE_DIFFUSION_2, 865_910_724)):
+    for config, known in ((SD15.unet, 859_520_964), (SD21.unet, 865_910_724)):
         assert unet_size(config) == known
         with torch.device("meta"):
             assert count(UNet(config)) == known
