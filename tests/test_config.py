@@ -1,5 +1,6 @@
 """Configurations survive JSON; every impossible one is refused by name and value."""
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -56,6 +57,14 @@ def test_the_example_differs_from_the_defaults_everywhere():
     default, other = dict(leaves(LatentDiffusionConfig())), dict(leaves(OTHER_MODEL))
     assert default.keys() == other.keys()
     assert not [name for name in default if default[name] == other[name]]
+
+
+def test_heads_need_to_divide_only_where_there_is_attention():
+    """Other models' files have a number there, too; with it nothing is done."""
+    assert UNetConfig(widths=(64, 102, 64), attention=(True, False, True), heads=(4, 4, 4), groups=2).heads == (4, 4, 4)
+    for middle, accepted in ((False, True), (True, False)):  # the middle has the last level's
+        with contextlib.nullcontext() if accepted else pytest.raises(ValueError, match="heads=5"):
+            UNetConfig(attention=(True, False), heads=(4, 5), middle_attention=middle)
 
 
 def test_whole_numbers_stand_for_real_ones():
@@ -163,6 +172,7 @@ WRONG = [
     (Settings, {"fit": "stretch"}, "stretch"),
     (Settings, {"precision": "fp16"}, "fp16"),
     (Settings, {"templates": ()}, "templates=()"),
+    (Settings, {"model": LatentDiffusionConfig(unet=UNetConfig(in_channels=9))}, "model.unet.in_channels=9"),
     (Settings, {"autoencoder_share": 0.0}, "autoencoder_share=0.0"),
     (Settings, {"autoencoder_share": 1.0}, "autoencoder_share=1.0"),
     (Settings, {"autoencoder_share": math.nan}, "autoencoder_share=nan"),

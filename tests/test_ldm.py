@@ -1,6 +1,7 @@
 """The complete model: sampling does not depend on the batch, saving loses nothing, bad input is named."""
 
 import copy
+import dataclasses
 import itertools
 import json
 import pickle
@@ -13,6 +14,7 @@ from conftest import PROMPTS, TINY
 from minildm.ddpm import spread_times
 from minildm.ldm import LatentDiffusion
 from minildm.samplers import SAMPLERS
+from minildm.schedule import NoiseSchedule
 from minildm.unet import UNet
 
 
@@ -215,3 +217,13 @@ def test_a_picture_is_the_decoders_of_where_the_sampler_ends(model: LatentDiffus
 def test_a_model_without_tokenizer_says_so() -> None:
     with pytest.raises(ValueError, match="no tokenizer"):
         LatentDiffusion(TINY).generate(["a red circle"])
+
+
+@pytest.mark.parametrize("schedule", ["linear", "scaled_linear"])
+def test_betas_and_padding_of_the_configuration_are_used(model: LatentDiffusion, schedule: str) -> None:
+    """Other ends of the schedule, and another token to fill with."""
+    config = dataclasses.replace(TINY, schedule=schedule, betas=(0.002, 0.03), text=dataclasses.replace(TINY.text, pad=7))
+    other = LatentDiffusion(config, model.tokenizer)
+    assert torch.equal(other.schedule.beta, getattr(NoiseSchedule, schedule)(TINY.T, 0.002, 0.03).beta)
+    assert not torch.equal(other.schedule.beta, getattr(NoiseSchedule, schedule)(TINY.T).beta)
+    assert other.tokens([""])[0, 2:].tolist() == [7] * (TINY.text.length - 2)
