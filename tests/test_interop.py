@@ -525,13 +525,13 @@ def test_odd_values_are_read_or_refused_never_worse(folder, path):
 
 
 def test_a_schedule_of_ones_own_comes_and_goes(folder, tmp_path):
-    """Its ends and its zero terminal SNR are read, and written out again."""
+    """Its ends, to the last digit, and its zero terminal SNR are read, and written out again."""
     file = Path("scheduler") / "scheduler_config.json"
-    own = {"beta_start": 0.002, "beta_end": 0.03, "rescale_betas_zero_snr": True, "prediction_type": "v_prediction"}
+    own = {"beta_start": 0.0017, "beta_end": 0.031, "rescale_betas_zero_snr": True, "prediction_type": "v_prediction"}
     reference.change(folder / file, **own)
     import_folder(folder, tmp_path / "run")
     config = LatentDiffusion.load(tmp_path / "run").config
-    assert (config.betas, config.zero_terminal_snr, config.prediction) == ((0.002, 0.03), True, "v")
+    assert (config.betas, config.zero_terminal_snr, config.prediction) == ((0.0017, 0.031), True, "v")
     export_run(tmp_path / "run", tmp_path / "out")
     assert read_json(tmp_path / "out" / file).items() >= own.items()
 
