@@ -30,7 +30,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 MODULES = (
     "information gaussian families elbo vae hvae schedule posterior objectives attention unet ddpm samplers conditioning "
-    "guidance tokenizer text clip rate quantise autoencoder perception latent ldm conditions"
+    "guidance tokenizer text clip rate quantise autoencoder perception latent ldm conditions "
+    "sizes fields foreign layout names interop"
 ).split()
 RESULTS, EXPLAINED = ROOT / "benchmarks" / "mutants.json", ROOT / "tools" / "equivalent.json"
 BINARY = {
