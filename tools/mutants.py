@@ -27,12 +27,9 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
-MODULES = (
-    "information gaussian families elbo vae hvae schedule posterior objectives attention unet ddpm samplers conditioning "
-    "guidance tokenizer text clip rate quantise autoencoder perception latent ldm conditions "
-    "sizes fields foreign layout names interop"
-).split()
+from notebooks import MODULES, ROOT
+
+ALL = [module for modules in MODULES.values() for module in modules]
 RESULTS, EXPLAINED = ROOT / "benchmarks" / "mutants.json", ROOT / "tools" / "equivalent.json"
 BINARY = {
     ast.Add: ast.Sub,
@@ -220,7 +217,7 @@ def tests_of(module: str) -> list[list[str]]:
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    options.add_argument("modules", nargs="*", default=MODULES)
+    options.add_argument("modules", nargs="*", default=ALL)
     options.add_argument("--list", action="store_true")
     options.add_argument("--workers", type=int, default=os.cpu_count())
     chosen = options.parse_args()
@@ -258,7 +255,7 @@ def main() -> None:
         print(f"{module}: {len(all_of_them) - len(alive)} of {len(all_of_them)} killed", flush=True)
         for what in results[module]["survivors"]:
             print(f"  alive: {what}")
-        in_order = {module: results[module] for module in MODULES if module in results}
+        in_order = {module: results[module] for module in ALL if module in results}
         RESULTS.write_text(json.dumps(in_order, indent=1, ensure_ascii=False) + "\n", "utf-8")
 
 

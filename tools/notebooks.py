@@ -8,6 +8,26 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 CHAPTERS = ROOT / "chapters"
+# The modules that each chapter derives, in the order of the book.
+MODULES = {
+    "01": ("information", "gaussian"),
+    "02": ("families",),
+    "03": ("elbo",),
+    "04": ("vae",),
+    "05": ("hvae",),
+    "06": ("schedule",),
+    "07": ("posterior",),
+    "08": ("objectives",),
+    "09": ("attention", "unet"),
+    "10": ("ddpm",),
+    "11": ("samplers",),
+    "12": ("conditioning", "guidance"),
+    "13": ("tokenizer", "text"),
+    "14": ("clip",),
+    "15": ("rate", "quantise", "autoencoder", "perception"),
+    "16": ("latent", "ldm", "conditions"),
+    "21": ("sizes", "fields", "foreign", "layout", "names", "interop"),
+}
 TAG = re.compile(r"\\tag\{(\d\d\.\d+)\}")
 DISPLAY = re.compile(r"\$\$(.+?)\$\$", re.DOTALL)
 

@@ -11,28 +11,9 @@ import json
 import re
 
 import ledger
-from notebooks import CHAPTERS, ROOT, Chapter, chapters
+from notebooks import CHAPTERS, MODULES, ROOT, Chapter, chapters
 
 BEGIN, END = "<!-- chapters: tools/readme_table.py -->", "<!-- end of chapters -->"
-MODULES = {
-    "01": ("information", "gaussian"),
-    "02": ("families",),
-    "03": ("elbo",),
-    "04": ("vae",),
-    "05": ("hvae",),
-    "06": ("schedule",),
-    "07": ("posterior",),
-    "08": ("objectives",),
-    "09": ("attention", "unet"),
-    "10": ("ddpm",),
-    "11": ("samplers",),
-    "12": ("conditioning", "guidance"),
-    "13": ("tokenizer", "text"),
-    "14": ("clip",),
-    "15": ("rate", "quantise", "autoencoder", "perception"),
-    "16": ("latent", "ldm", "conditions"),
-    "21": ("sizes", "fields", "foreign", "layout", "names", "interop"),
-}
 README = ROOT / "README.md"
 
 
