@@ -44,7 +44,7 @@ def folded_log_prob(x: Tensor, c: float) -> Tensor:
     A generator that is not invertible: z ~ N(0, 1), one number, and x = (z − c)². Its log-density.
 
     Args:
-        x: positive numbers, float64, shape N.
+        x: positive numbers, float64, shape N. They may be in the thousands, where the density itself rounds to 0.
         c: any number.
 
     Returns: log p(x) in nats, shape N.
@@ -76,7 +76,8 @@ def planar(x: Tensor, w: Tensor, u: Tensor, b: float) -> tuple[Tensor, Tensor]:
     """ch02.5 · difficulty 3 of 5 · 20 minutes
 
     The planar flow: y = x + u tanh(w·x + b), where w·x is a dot product. It moves all coordinates at once, along one
-    direction. Its Jacobian is the identity plus a matrix of rank one, whose determinant is a single number for each x.
+    direction. Its Jacobian is the identity plus a matrix of rank one, whose determinant is a single number for each x. The map
+    can be inverted only if w·u ≥ −1; the logarithm is wanted for any w and u.
 
     Args:
         x: N×D, float64.
@@ -84,7 +85,7 @@ def planar(x: Tensor, w: Tensor, u: Tensor, b: float) -> tuple[Tensor, Tensor]:
 
     Returns: y, N×D, and log |det ∂y/∂x|, shape N. No D×D matrix is needed.
 
-    Hint: a change of x that does not change w·x is passed on unchanged. So all but one of the matrix's eigenvalues are 1.
-        For the last, see what the matrix does to u.
+    Hint: a change of x that does not change w·x is passed on unchanged. So all but one of the matrix's eigenvalues are 1,
+        and their product is the determinant. For the last, see what the matrix does to u.
     """
     raise NotImplementedError("ch02.5 planar: see the section 'A map with an easy determinant'")
