@@ -57,8 +57,8 @@ def kl_gaussians(mean1: Tensor, log_var1: Tensor, mean2: Tensor, log_var2: Tenso
 def combine(mean: Tensor, var: Tensor, x: Tensor, scales: Tensor, noise_vars: Tensor) -> tuple[Tensor, Tensor]:
     """ch01.4 · difficulty 3 of 5 · 20 minutes
 
-    One hidden number z ~ N(mean, var) is measured M times, each time by another instrument: x_i = a_i z + e_i with independent
-    noise e_i ~ N(0, s_i²). What is known of z after all M measurements?
+    One hidden number z ~ N(mean, var) is measured M times, each time by another instrument: x_i = a_i z + e_i with noise
+    e_i ~ N(0, s_i²), independent of z and of the other noises. What is known of z after all M measurements?
 
     Args:
         mean, var: of the prior (a variance, not its logarithm), tensors with no dimension.
@@ -85,6 +85,7 @@ def kl_correlated(mean1: Tensor, covariance1: Tensor, mean2: Tensor, covariance2
 
     Returns: one number, in nats (a Python float or a tensor with one element).
 
-    Hint: only E[(x − m₂)ᵀ A (x − m₂)] is new. Write it as a double sum, exchange sum and expectation, and recognise a trace.
+    Hint: only E[(x − m₂)ᵀ A (x − m₂)] with A = S₂⁻¹ is new. Write it as a double sum over i and j, exchange sum and
+        expectation, and use Σ_ij A_ij S_ji = trace(A S). For matrices there are torch.linalg.inv, torch.logdet, torch.trace.
     """
     raise NotImplementedError("ch01.5 kl_correlated: see the sections 'How far apart two Gaussians are' and 'Many dimensions'")
