@@ -205,14 +205,19 @@ def install(module: str, source: str) -> None:
 
 
 def tests_of(module: str) -> list[list[str]]:
-    """Files of tests, in the order in which they are tried: the module's own, then all others that import it.
+    """Files of tests, in the order in which they are tried: the module's own, then all others that import it. Where no test
+    imports it, those of the modules that do.
 
     The gate of `test_equations.py` works in a process of its own, which would not see the mutant.
     """
     files = [path for path in sorted((ROOT / "tests").glob("test_*.py")) if path.name != "test_equations.py"]
     using = [f"tests/{path.name}" for path in files if f"minildm.{module} import" in path.read_text("utf-8")]
     own = f"tests/test_{module}.py"  # which not every module has: what tests a U-Net tests attention
-    return [group for group in ([own] * (ROOT / own).exists(), [name for name in using if name != own]) if group]
+    groups = [group for group in ([own] * (ROOT / own).exists(), [name for name in using if name != own]) if group]
+    if groups:
+        return groups
+    above = [path for path in (ROOT / "minildm").glob("*.py") if f"minildm.{module} import" in path.read_text("utf-8")]
+    return [group for path in sorted(above) for group in tests_of(path.stem)]
 
 
 def main() -> None:
