@@ -164,9 +164,11 @@ def test_a_quantizer_adds_its_two_terms_and_counts_while_it_trains():
     assert Quantizer(1, 1).codebook.shape == (1, 1)
 
 
-def test_dead_codes_are_put_among_the_data_and_living_ones_stay():
+@pytest.mark.parametrize("places", [(20,), (4, 5), (2, 2, 5)])
+def test_dead_codes_are_put_among_the_data_and_living_ones_stay(places):
+    """Of vectors along a line, on a map or in a volume."""
     torch.manual_seed(0)
-    quantizer, z = Quantizer(50, 2), randn(3, 2, 4, 5, seed=11).float()
+    quantizer, z = Quantizer(50, 2), randn(3, 2, *places, seed=11).float()
     assert not quantizer.counts.any()
     vectors = {tuple(vector) for vector in z.movedim(1, -1).reshape(-1, 2).tolist()}
     assert quantizer.revive(z, torch.Generator().manual_seed(0)) == 50, "none was chosen yet, so all begin among the data"
