@@ -323,6 +323,58 @@ def test_hidden_tokens_are_no_more_surprising_than_next_ones():
         assert (p * floor.sum(1)).sum().item() == pytest.approx((p * p.log()).sum().item())
 
 
+def test_more_beginnings_than_tokens_are_told_apart():
+    """All texts of four tokens out of three: up to 27 beginnings, each counted on its own."""
+    rows = torch.cartesian_prod(*[torch.arange(3)] * 4)
+    p = torch.rand(len(rows), generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    p /= p.sum()
+    got = ideal_log_probs(rows, p)
+    for row, mine in zip(rows.tolist(), got.tolist(), strict=True):
+        begins = [sum(q for other, q in zip(rows.tolist(), p.tolist(), strict=True) if other[:k] == row[:k]) for k in range(1, 5)]
+        assert mine == pytest.approx([math.log(after / before) for before, after in itertools.pairwise(begins)], rel=1e-9)
+
+
+def test_embeddings_start_wide_enough_to_be_told_apart():
+    """Deviations of 1 for what a token is and ½ for where it stands, within four standard errors."""
+    torch.manual_seed(0)
+    encoder = TextEncoder(dataclasses.replace(SMALL, vocabulary=500, length=100))
+    for weight, wanted in ((encoder.tokens.weight, 1.0), (encoder.positions.weight, 0.5)):
+        assert abs(weight.std().item() - wanted) < 4 * wanted / math.sqrt(2 * weight.numel())
+
+
+class OneNumber(torch.nn.Module):
+    """What is trained is a number, so that each step can be read off."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.number = torch.nn.Parameter(torch.zeros((), dtype=torch.float64))
+
+
+def places_of(slopes: list[float], **options: float) -> Tensor:
+    """Where the number stands before each step of training with these slopes of the loss, and at the end."""
+    model, places = OneNumber(), []
+
+    def loss_of(model: OneNumber, step: int) -> Tensor:
+        places.append(model.number.item())
+        return slopes[step] * model.number
+
+    train_language_model(model, loss_of, len(slopes), **options)
+    return torch.tensor([*places, model.number.item()], dtype=torch.float64)
+
+
+def test_the_learning_rate_rises_for_fifty_steps_and_falls_to_nothing():
+    """Under a constant slope Adam's steps are as long as the learning rate."""
+    steps = torch.arange(200, dtype=torch.float64)
+    rate = 3e-3 * ((steps + 1) / 50).clamp(max=1) * (1 - steps / 200)
+    torch.testing.assert_close(-places_of([1.0] * 200).diff(), rate, rtol=1e-6, atol=0)
+    torch.testing.assert_close(-places_of([1.0] * 200, lr=0.01).diff(), rate * 0.01 / 3e-3, rtol=1e-6, atol=0)
+
+
+def test_gradients_longer_than_one_are_shortened_to_it():
+    torch.testing.assert_close(places_of([50.0, 0.4, -3.0, 0.9]), places_of([1.0, 0.4, -1.0, 0.9]), rtol=1e-4, atol=0)
+    assert not torch.allclose(places_of([1.0, 0.4]), places_of([0.8, 0.4]), rtol=1e-2)
+
+
 def test_training_reaches_the_floor_of_a_small_world_and_writes_its_texts():
     torch.manual_seed(0)
     model, generator = LanguageModel(LM), torch.Generator().manual_seed(0)
