@@ -14,7 +14,7 @@ from minildm.gaussian import Gaussian
 from minildm.ldm import LatentDiffusion
 
 RESERVE = 0.9  # of the minutes are planned for; the rest absorbs what the short timing missed
-ENOUGH = 1000  # denoiser steps after which a small model draws what can be recognised
+ENOUGH = 2000  # denoiser steps after which the presets of five minutes draw well: benchmarks/RESULTS.md
 
 
 def plan(model: LatentDiffusion, train: Data, settings: Settings) -> Settings:
@@ -41,7 +41,7 @@ def plan(model: LatentDiffusion, train: Data, settings: Settings) -> Settings:
     if steps < ENOUGH:
         needed = (caching + ENOUGH * denoiser) / (1 - settings.autoencoder_share) / (60 * RESERVE)
         print(
-            f"plan: {steps} denoiser steps will not draw much on this machine; {ENOUGH} take --minutes {math.ceil(needed)}",
+            f"plan: {steps} denoiser steps are few; {ENOUGH} take --minutes {math.ceil(needed)} on this machine",
             flush=True,
         )
     return dataclasses.replace(settings, autoencoder_steps=autoencoder_steps, steps=steps)
