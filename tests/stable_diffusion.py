@@ -183,6 +183,25 @@ for files in PUBLISHED.values():
         },
     }
 
+EPSILON = {"_class_name": "PNDMScheduler", "prediction_type": "epsilon"}
+SIBLINGS: dict[str, tuple[str, dict[str, dict[str, Any]]]] = {  # in which fields others differ from one of PUBLISHED
+    "SD 1.4": ("SD 1.5", {"unet/config.json": {"_diffusers_version": "0.2.2"}}),
+    "SD 1.5 for inpainting": (
+        "SD 1.5",
+        {"unet/config.json": {"in_channels": 9}, "model_index.json": {"_class_name": "StableDiffusionInpaintPipeline"}},
+    ),
+    "SD 2.0": ("SD 2.1", {"unet/config.json": {"upcast_attention": False}}),
+    "SD 2.1 base": ("SD 2.1", {"unet/config.json": {"sample_size": 64}, "scheduler/scheduler_config.json": EPSILON}),
+    "SD 2.0 for inpainting": (
+        "SD 2.1",
+        {
+            "unet/config.json": {"in_channels": 9, "sample_size": 64, "upcast_attention": False},
+            "scheduler/scheduler_config.json": EPSILON,
+            "model_index.json": {"_class_name": "StableDiffusionInpaintPipeline"},
+        },
+    ),
+}
+
 
 def unet(size: int = 8, attends: tuple[bool, ...] | None = None, **sizes: Any) -> UNet2DConditionModel:
     """diffusers' U-Net; the deepest level alone has no attention, as in Stable Diffusion, unless told otherwise."""

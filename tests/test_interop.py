@@ -431,20 +431,26 @@ def test_the_older_files_of_a_tokenizer_are_read(folder, miniatures, tmp_path):
     assert again.config.text.pad == model.tokenizer.vocabulary["!</w>"]
 
 
-@pytest.mark.parametrize("name", reference.PUBLISHED)
+@pytest.mark.parametrize("name", [*reference.PUBLISHED, *reference.SIBLINGS])
 def test_the_published_configurations_are_read(tmp_path, name):
-    """Field by field as they stand in the folders of 1.5 and 2.1, whose scale factor is diffusers' default."""
-    for path, document in reference.PUBLISHED[name].items():
+    """Field by field as they stand in the folders of 1.x and 2.x, whose scale factor is diffusers' default."""
+    like, changes = reference.SIBLINGS.get(name, (name, {}))
+    for path, document in reference.PUBLISHED[like].items():
         (tmp_path / path).parent.mkdir(exist_ok=True)
-        (tmp_path / path).write_text(json.dumps(document))
+        (tmp_path / path).write_text(json.dumps(document | changes.get(path, {})))
     words = Tokenizer.train(reference.CAPTIONS, 540)
     words.save(tmp_path / "tokenizer")
     config, tokenizer, scale, _ = translated(tmp_path)
     assert scale == 0.18215 and tokenizer.vocabulary == words.vocabulary
-    real = SD21 if name == "SD 2.1" else SD15  # what is the default there stands in full in the file
+    real = SD21 if like == "SD 2.1" else SD15  # what is the default there stands in full in the file
     pad = words.vocabulary["<|endoftext|>"] if real.text.pad is None else real.text.pad
-    text = dataclasses.replace(real.text, feed_forward=4 * real.text.width, pad=pad)
-    assert config == dataclasses.replace(real, text=text)
+    assert config == dataclasses.replace(
+        real,
+        text=dataclasses.replace(real.text, feed_forward=4 * real.text.width, pad=pad),
+        unet=dataclasses.replace(real.unet, in_channels=9 if "inpainting" in name else 4),
+        image_size=768 if name in ("SD 2.0", "SD 2.1") else 512,
+        prediction="v" if name in ("SD 2.0", "SD 2.1") else "epsilon",
+    )
 
 
 # What is refused
