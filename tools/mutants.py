@@ -18,6 +18,7 @@ import contextlib
 import copy
 import importlib
 import json
+import math
 import os
 import signal
 import sys
@@ -53,7 +54,7 @@ COMPARE = {
     ast.In: ast.NotIn,
     ast.NotIn: ast.In,
 }
-PATIENCE = 120  # seconds, after which a mutant counts as noticed: it hangs
+PATIENCE = 120, 5  # seconds, and multiples of what the tests take, after which a mutant counts as noticed: it hangs
 
 
 def changes(node: ast.AST) -> Iterator[tuple[str, ast.AST]]:
@@ -173,7 +174,8 @@ def noticed(module: str, source: str, tests: list[str], notes: Path) -> bool:
             outcome = int(pytest.main([*options, *tests], [QuickestFirst(notes)]) != 0)
         finally:
             os._exit(outcome)
-    deadline = time.monotonic() + PATIENCE
+    usual = sum(json.loads(notes.read_text("utf-8"))["seconds"].values()) if notes.exists() else math.inf
+    deadline = time.monotonic() + PATIENCE[0] + PATIENCE[1] * usual
     while time.monotonic() < deadline:
         done, status = os.waitpid(child, os.WNOHANG)
         if done:
