@@ -100,11 +100,12 @@ def test_what_stands_behind_the_end_of_a_caption_does_not_matter_and_what_stands
 
 def test_maps_halve_between_levels_and_a_picture_of_another_size_has_features_but_no_vector():
     torch.manual_seed(0)
-    tower = ImageEncoder(dataclasses.replace(TINY, widths=(8, 16, 24)))
-    images = randn(3, 2, 8, 8, seed=2, dtype=torch.float32)
-    assert [tuple(each.shape) for each in tower.features(images)] == [(3, 8, 8, 8), (3, 16, 4, 4), (3, 24, 2, 2)]
+    tower = ImageEncoder(dataclasses.replace(TINY, image_size=16, widths=(8, 16, 24, 32, 40)))
+    images = randn(3, 2, 16, 16, seed=2, dtype=torch.float32)
+    shapes = [(3, 8, 16, 16), (3, 16, 8, 8), (3, 24, 4, 4), (3, 32, 2, 2), (3, 40, 1, 1)]
+    assert [tuple(each.shape) for each in tower.features(images)] == shapes
     assert tower(images).shape == (3, 12)
-    assert tower.features(F.pad(images, (0, 8, 0, 8)))[-1].shape == (3, 24, 4, 4)
+    assert tower.features(F.pad(images, (0, 16, 0, 16)))[-1].shape == (3, 40, 2, 2)
     for wrong in (images[:, :1], images[..., :6], images[:, :, :6], F.pad(images, (0, 8, 0, 8))):
         with pytest.raises(ValueError, match="resize them"):
             tower(wrong)

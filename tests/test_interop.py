@@ -649,6 +649,10 @@ REFUSED = {
     "impossible betas": (setting(SCHEDULER, beta_end=1.5), ["betas=(0.00085, 1.5)"]),
     "a zero that is not known": (setting(SCHEDULER, strange=0), ["strange=0"]),
     "learned words": (learned, ["'<cat-toy>'"]),
+    "learned words in the one file": (
+        setting("tokenizer/tokenizer.json", added_tokens=[{"id": 599, "content": "<cat-toy>"}]),
+        ["'<cat-toy>'"],
+    ),
     "upper case": (setting("tokenizer/tokenizer_config.json", do_lower_case=False), ["do_lower_case=False"]),
     "another tokenizer": (setting("tokenizer/tokenizer_config.json", tokenizer_class="BertTokenizer"), ["BertTokenizer"]),
     "an unknown option": (setting(SCHEDULER, use_magic="yes"), ["use_magic='yes'"]),

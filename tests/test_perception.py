@@ -261,3 +261,15 @@ def test_training_is_adam_on_both_losses_step_by_step():
     for ours, theirs in ((model, mine), (critic, judge)):
         for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
             torch.testing.assert_close(a, b, rtol=1e-3, atol=2e-5)
+
+
+def test_nothing_said_is_the_critic_from_the_start_and_every_weight_as_stated():
+    """Bit for bit, so that a default that is off by little is off, too."""
+
+    def features(x: Tensor) -> list[Tensor]:
+        return [x]
+
+    said = sharpened(3, features=features, start=0, kl_weight=1e-3, perceptual_weight=1.0, adversarial_weight=1.0)
+    unsaid = sharpened(3, features=features)
+    for one, other in zip(said[:2], unsaid[:2], strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))

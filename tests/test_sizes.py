@@ -29,6 +29,7 @@ def test_a_residual_block_has_as_many_numbers(c, d, w):
 def test_a_spatial_transformer_has_as_many_numbers(c, k, depth, linear):
     config = UNetConfig(context_width=k, depth=depth, linear_projection=linear)
     assert transformer_size(c, k, depth) == count(SpatialTransformer(c, 2, config))
+    assert transformer_size(c, k) == transformer_size(c, k, 1), "one block, where nothing is said"
     assert k is None or transformer_size(c, k, depth) == 2 * c**2 + 4 * c + depth * (18 * c**2 + 2 * k * c + 17 * c)
 
 
