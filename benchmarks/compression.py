@@ -1,12 +1,12 @@
 """How far down? Autoencoders of three downsampling factors, with KL or codes, and a diffusion model on each one's latents.
 
-    python benchmarks/compression.py [--only table weights long] [--seeds 1] [--steps 700] [--json benchmarks/compression.json]
+    python benchmarks/compression.py [--only table weights long units] [--seeds 1] [--steps 700] [--json FILE]
 
 Pictures are the engine's shapes in 16×16 pixels. Every autoencoder sees as many pictures; every diffusion model trains for as
 many seconds of processor time, so that one with larger maps takes fewer steps. Distances are Fréchet distances between 500
 pictures and 4000 real ones in the features of a judge that was trained for this. `weights` sweeps the KL's weight, `long`
-trains one autoencoder for four times as many steps. Rows are stored as they are done, and a run that was stopped goes on with
-what is missing: delete the file to measure everything anew.
+trains one autoencoder for four times as many steps, `units` diffuses one set of latents in several units. Rows are stored as
+they are done, and a run that was stopped goes on with what is missing: delete the file to measure everything anew.
 """
 
 import argparse
@@ -39,6 +39,8 @@ from minildm.unet import UNet
 WIDTHS = {2: (16, 32), 4: (16, 32, 32), 8: (16, 32, 32, 32)}  # by factor: about the same time for a step
 KL_WEIGHT, CODES, SECONDS, CHANNELS = 1e-3, 256, 12.0, 4
 WEIGHTS = (1e-5, 1e-3, 1e-2, 1e-1, 1.0)
+UNITS, UNIT_STEPS = (0.2, 1.0, None, 5.49, 20.0), (200, 1500)  # deviations of the latents; None is the encoder's own
+PARTS = ["table", "weights", "long", "units"]
 SCHEDULE = NoiseSchedule.cosine(1000)
 
 
@@ -96,32 +98,31 @@ def reconstructed(model: Autoencoder, quantizer: Quantizer | None, x: Tensor) ->
     return model.decode(z), {"perplexity": perplexity(counts).item(), "used": int((counts > 0).sum())}
 
 
-def drawn(latents: Tensor, seconds: float, seed: int, count: int = 500) -> tuple[Tensor, int, float]:
-    """Latents of a diffusion model that trained so long; how many steps that was; seconds of one."""
-    channels, size = latents.shape[1:3]
+def denoising_unet(channels: int, seed: int) -> UNet:
     torch.manual_seed(seed)
-    network = UNet(
-        UNetConfig(
-            in_channels=channels,
-            out_channels=channels,
-            widths=(32, 64),
-            attention=(False, False),
-            middle_attention=False,
-            context_width=None,
-            groups=2,
-        )
-    )
+    plain = {"attention": (False, False), "middle_attention": False, "context_width": None}
+    return UNet(UNetConfig(in_channels=channels, out_channels=channels, widths=(32, 64), groups=2, **plain))
+
+
+def drawn(latents: Tensor, seconds: float, seed: int) -> tuple[Tensor, int, float]:
+    """Latents of a diffusion model that trained so long; how many steps that was; seconds of one."""
+    network = denoising_unet(latents.shape[1], seed)
     kept = {name: value.clone() for name, value in network.state_dict().items()}
     start = time.process_time()
     train_ddpm(network, latents, SCHEDULE, "v", 10, torch.Generator().manual_seed(seed))
     each = (time.process_time() - start) / 10
     network.load_state_dict(kept)
     steps = max(20, round(seconds / each))
+    return drawn_after(network, latents, steps, seed), steps, each
+
+
+def drawn_after(network: UNet, latents: Tensor, steps: int, seed: int, count: int = 500) -> Tensor:
+    """Latents of a diffusion model that trained for so many steps."""
     averaged, _ = train_ddpm(network, latents, SCHEDULE, "v", steps, torch.Generator().manual_seed(seed))
-    noise = torch.randn(count, channels, size, size, generator=torch.Generator().manual_seed(2))
+    noise = torch.randn(count, *latents.shape[1:], generator=torch.Generator().manual_seed(2))
     with torch.no_grad():
         *_, (_, z, _) = dpmpp(denoiser(averaged, SCHEDULE, "v"), SCHEDULE, noise, time_grid(1000, 20))
-    return z, steps, each
+    return z
 
 
 class Table:
@@ -154,13 +155,7 @@ class Table:
         model, quantizer = trained(factor, self.train, self.steps, seed, None if codes else KL_WEIGHT)
         each = (time.process_time() - start) / self.steps
         found = self.reconstruction(model, quantizer)
-        with torch.no_grad():
-            q = model.encode(self.train)
-            still = torch.full_like(q.mean, -torch.inf)
-            q = Gaussian(q.mean, still) if codes else q  # codes are diffused before they are quantised, without noise
-            model.fit_scale(q)
-            latents = Gaussian(q.mean * model.scale, q.log_var + 2 * torch.log(model.scale))
-            latents = latents.sample(torch.randn(q.mean.shape, generator=torch.Generator().manual_seed(3)))
+        latents = self.latents(model, codes)
         z, steps, diffusion_each = drawn(latents, SECONDS, seed)
         with torch.no_grad():
             z = quantizer(z / model.scale)[0] * model.scale if codes else z
@@ -169,6 +164,30 @@ class Table:
         numbers = latents[0].numel()
         return found | {"seconds of a step": [each, diffusion_each], "numbers": numbers}
 
+    @torch.no_grad()
+    def latents(self, model: Autoencoder, codes: bool) -> Tensor:
+        """Draws of the latents of all training pictures, in units of their deviation; the model gets that scale."""
+        q = model.encode(self.train)
+        still = torch.full_like(q.mean, -torch.inf)
+        q = Gaussian(q.mean, still) if codes else q  # codes are diffused before they are quantised, without noise
+        model.fit_scale(q)
+        latents = Gaussian(q.mean * model.scale, q.log_var + 2 * torch.log(model.scale))
+        return latents.sample(torch.randn(q.mean.shape, generator=torch.Generator().manual_seed(3)))
+
+    @functools.cached_property
+    def encoded(self) -> tuple[Autoencoder, Tensor]:
+        """The autoencoder of the row f = 4, KL, and its latents."""
+        model, _ = trained(4, self.train, self.steps, 1, KL_WEIGHT)
+        return model, self.latents(model, codes=False)
+
+    def unit(self, unit: float | None, steps: int, seed: int) -> dict:
+        """The same latents with another deviation (None: the encoder's own), diffused for so many steps."""
+        model, latents = self.encoded
+        unit = 1 / model.scale.item() if unit is None else unit
+        z = drawn_after(denoising_unet(latents.shape[1], seed), unit * latents, steps, seed) / unit
+        with torch.no_grad():
+            return {"unit": unit, "steps": steps, "distance": self.distance(model.decode(z)), "deviation": z.std().item()}
+
     def pixels(self, seed: int) -> dict:
         x, steps, each = drawn(self.train, SECONDS, seed)
         return {"distance": self.distance(x), "diffusion steps": steps, "seconds of a step": [None, each], "numbers": 768}
@@ -176,14 +195,15 @@ class Table:
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    options.add_argument("--only", choices=["table", "weights", "long"], nargs="*", default=["table", "weights", "long"])
+    options.add_argument("--only", choices=PARTS, nargs="*", default=PARTS)
     options.add_argument("--seeds", type=int, nargs="*", default=[1])
     options.add_argument("--steps", type=int, default=700)
     options.add_argument("--json", type=Path, default=Path("benchmarks/compression.json"))
     chosen = options.parse_args()
-    found = json.loads(chosen.json.read_text()) if chosen.json.exists() else {"table": {}, "weights": {}, "long": {}}
+    found = json.loads(chosen.json.read_text()) if chosen.json.exists() else {}
     table = Table(chosen.steps)
     for part in chosen.only:
+        found.setdefault(part, {})
         found.setdefault("commands", {})[part] = f"python benchmarks/compression.py --only {part} --steps {chosen.steps}"
         found.setdefault("steps", {})[part] = chosen.steps
     found["machine"] = machine()
@@ -205,6 +225,9 @@ def main() -> None:
                 name = f"f = {factor}, {'codes' if codes else 'KL'}"
                 store("table", name, seed, functools.partial(table.row, factor, codes, seed))
             store("table", "pixels", seed, functools.partial(table.pixels, seed))
+        if "units" in chosen.only:
+            for steps, unit in itertools.product(UNIT_STEPS, UNITS):
+                store("units", f"{unit}, {steps} steps", seed, functools.partial(table.unit, unit, steps, seed))
     if "weights" in chosen.only:
         for weight in WEIGHTS:
             store("weights", f"{weight:g}", 0, functools.partial(rebuilt, chosen.steps, 0, weight))

@@ -4,9 +4,9 @@
 
 Reads a number of repeats from each line of standard input; answers with the seconds of each, as JSON. The first line that
 it prints says what was built. WHO: ours; default (diffusers and transformers as their users run them: float32, eager, their own
-attention); settings (theirs, with every setting that ours uses: bf16, channels-last, plain attention products, fused AdamW,
-freed memory kept). For the work "step", our whole training step of the denoiser, WHO is ours, or what is left out of it, by
-the names of ABLATIONS.
+attention, AdamW); settings (theirs, with every setting that ours uses: bf16, channels-last, plain attention products, Muon
+beside fused AdamW, freed memory kept). For the work "step", our whole training step of the denoiser, WHO is ours, or what is left
+out of it, by the names of ABLATIONS.
 """
 
 import contextlib
@@ -36,6 +36,7 @@ from minildm.engine.memory import keep_freed_memory
 from minildm.engine.presets import Settings
 from minildm.engine.stages import Stage
 from minildm.ldm import LatentDiffusion
+from minildm.muon import muon_and_adamw
 from minildm.schedule import schedule_of
 from minildm.text import TextEncoder
 from minildm.tokenizer import Tokenizer
@@ -62,20 +63,24 @@ class Ours(Stage):
 
 
 def training(network: nn.Module, settings: Settings, batch: int, loss: Callable[[nn.Module], Tensor], who: str) -> Work:
-    """A training step: forward, backward, gradient clipped, AdamW."""
+    """A training step: forward, backward, gradient clipped, Muon and AdamW; by default AdamW alone."""
     if who == "ours":
         stage, count = Ours(network, settings, batch, loss), iter(range(10**9))
         return lambda: stage.step(next(count))
-    options = {"fused": True} if who == "settings" else {}
-    optimizer = torch.optim.AdamW(network.parameters(), settings.lr, (0.9, 0.99), weight_decay=settings.weight_decay, **options)
+    if who == "settings":
+        optimizers = muon_and_adamw(network, settings.lr, settings.weight_decay)
+    else:
+        optimizers = [torch.optim.AdamW(network.parameters(), settings.lr, (0.9, 0.99), weight_decay=settings.weight_decay)]
 
     def step() -> Tensor:
-        optimizer.zero_grad()
+        for optimizer in optimizers:
+            optimizer.zero_grad()
         with theirs(settings, who):
             value = loss(network)
         value.backward()
         nn.utils.clip_grad_norm_(network.parameters(), settings.clip)
-        optimizer.step()
+        for optimizer in optimizers:
+            optimizer.step()
         return value.detach()
 
     return step

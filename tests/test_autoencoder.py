@@ -19,6 +19,7 @@ from minildm.config import AutoencoderConfig
 from minildm.engine import shapes
 from minildm.engine.data import to_float
 from minildm.gaussian import Gaussian
+from minildm.muon import muon_and_adamw
 from minildm.quantise import Quantizer, quantise
 from minildm.unet import ResidualBlock
 
@@ -133,7 +134,7 @@ def test_codes_take_the_place_of_noise() -> None:
 
 
 def test_training_follows_its_generator_and_its_rate() -> None:
-    """Steps of Adam are at most about as long as the rate, which rises for 20 steps and then falls to 0."""
+    """A bias is AdamW's, whose steps are at most about as long as the rate, which rises for 20 steps and then falls to 0."""
 
     def trained(steps: int, seed: int = 0, lr: float = 1e-2) -> tuple[list[float], list[float]]:
         torch.manual_seed(0)
@@ -154,7 +155,7 @@ def test_training_follows_its_generator_and_its_rate() -> None:
     losses, moved = trained(40)
     assert trained(40)[0] == losses and trained(40, seed=1)[0] != losses
     assert len(losses) == 40 and sum(losses[-5:]) < sum(losses[:5])
-    assert moved[0] == pytest.approx(1e-2 / 20, rel=1e-2), "the first step of Adam has the length of the rate"
+    assert moved[0] == pytest.approx(1e-2 / 20, rel=1e-2), "the first step of AdamW has the length of the rate"
     assert moved[-1] < 1e-2 * 3 / 40
     only = trained(1)[1]
     assert only[0] == pytest.approx(1e-2 / 20, rel=1e-2)
@@ -170,19 +171,21 @@ def test_training_counts_the_codes_whatever_mode_the_parts_were_in() -> None:
     assert quantizer.counts.sum() > 0
 
 
-def test_training_is_adam_with_a_rate_that_rises_and_falls() -> None:
+def test_training_is_muon_and_adamw_with_a_rate_that_rises_and_falls() -> None:
     """Written out once more, with the defaults, and compared weight by weight."""
     torch.manual_seed(0)
     model = Autoencoder(SMALL)
     train_autoencoder(model, pictures(), 6, torch.Generator().manual_seed(0), lambda x, n: autoencoder_loss(model, x, n, 0.1)[0])
     torch.manual_seed(0)
     mine, generator = Autoencoder(SMALL), torch.Generator().manual_seed(0)
-    optimizer = torch.optim.Adam(mine.parameters(), 1.0, fused=True)
+    optimizers = muon_and_adamw(mine, 1.0)
     for step in range(6):
         x = pictures()[torch.randint(5, (8,), generator=generator)]
-        optimizer.param_groups[0]["lr"] = 3e-3 * (step + 1) / 20 * (6 - step) / 6
-        optimizer.zero_grad()
+        for optimizer in optimizers:
+            optimizer.param_groups[0]["lr"] = 2e-3 * (step + 1) / 20 * (6 - step) / 6
+            optimizer.zero_grad()
         autoencoder_loss(mine, x, torch.randn(8, 3, 4, 4, generator=generator), 0.1)[0].backward()
-        optimizer.step()
+        for optimizer in optimizers:
+            optimizer.step()
     for a, b in zip(model.parameters(), mine.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)

@@ -587,7 +587,7 @@ def a_truncated_checkpoint(run: Path) -> None:
 @refused_after_damage("step-9", "no state of the denoiser", "restore", to="resume")
 def a_checkpoint_of_other_moments(run: Path) -> None:
     path = next((run).glob("step-*")) / "state.safetensors"
-    change_tensors(path, lambda weights: weights | {"optimizer/0/exp_avg": weights["optimizer/1/exp_avg"].clone()[:1]})
+    change_tensors(path, lambda weights: weights | {"optimizer/0/average": weights["optimizer/1/average"].clone()[:1]})
 
 
 @refused_after_damage("state.json", "lacks a part", to="resume")

@@ -15,7 +15,7 @@ BOOK = (
     "guidance tokenizer text clip rate quantise autoencoder perception latent ldm conditions editing cascade "
     "sizes fields foreign layout names interop flow dit"
 ).split()
-INSTRUMENTS = ["ema", "files", "metrics", "tensors"]
+INSTRUMENTS = ["ema", "files", "metrics", "muon", "tensors"]
 TORCH_FREE = ["minildm/config.py", "minildm/engine/presets.py"]
 FORBIDDEN = {"einops", "lightning", "pytorch_lightning", "torchvision", "diffusers", "transformers", "accelerate"}
 UNSAFE = {"pickle", "cloudpickle", "dill", "marshal", "shelve", "joblib"}

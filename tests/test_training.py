@@ -319,7 +319,7 @@ def test_a_sleep_during_the_timing_does_not_spoil_the_plan() -> None:
     assert steady_mean([0.01, 0.03, 0.05]) == pytest.approx(0.03)  # an honest spread is kept
 
 
-@pytest.mark.parametrize(("seconds", "steps", "needed"), [(0.25, 108, 19), (0.03, 900, 3), (0.01, 2700, None)])
+@pytest.mark.parametrize(("seconds", "steps", "needed"), [(0.25, 108, 8), (0.04, 675, 2), (0.03, 900, None)])
 def test_minutes_that_are_too_few_are_told_at_the_start(
     seconds, steps, needed, tiny_settings: Settings, monkeypatch, capsys
 ) -> None:
@@ -331,9 +331,9 @@ def test_minutes_that_are_too_few_are_told_at_the_start(
     monkeypatch.setattr("time.monotonic", lambda: 0.0)
     assert plan.plan(model, train, settings).steps == steps
     said = capsys.readouterr().out
-    assert ("are few" in said) == (needed is not None)  # 18.52 and 2.22 minutes, rounded up
+    assert ("are few" in said) == (needed is not None)  # 7.4 and 1.2 minutes, rounded up
     if needed is not None:
-        assert f"{steps} denoiser steps are few; 2000 take --minutes {needed} on this machine\n" in said
+        assert f"{steps} denoiser steps are few; 800 take --minutes {needed} on this machine\n" in said
 
 
 @pytest.mark.slow

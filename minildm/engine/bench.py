@@ -18,11 +18,12 @@ from minildm.engine.presets import Settings
 from minildm.engine.stages import AutoencoderStage, DenoiserStage, Stage
 from minildm.gaussian import Gaussian
 from minildm.ldm import LatentDiffusion
+from minildm.muon import Muon
 from minildm.tokenizer import Tokenizer
 
 KINDS = {  # of operators, by what their names begin with; the first that fits counts
     "convolutions": ("mkldnn_convolution", "convolution", "cudnn_convolution", "_slow_conv"),
-    "matrix products": ("mm", "addmm", "bmm", "baddbmm", "mkldnn_linear"),
+    "matrix products, Muon's too": ("mm", "addmm", "bmm", "baddbmm", "mkldnn_linear"),
     "norms": ("native_group_norm", "native_layer_norm"),
     "softmax": ("_softmax", "masked_fill"),
     "activations": ("silu", "gelu", "sigmoid"),
@@ -101,7 +102,7 @@ def stages(settings: Settings) -> tuple[LatentDiffusion, AutoencoderStage, Denoi
 
 
 def gflop(stage: Stage) -> float:
-    """Of one step: what its convolutions and matrix products, forward and backward, multiply and add."""
+    """Of one step: what its convolutions and matrix products, forward, backward and of the optimizer, multiply and add."""
     with FlopCounterMode(display=False) as counter:
         stage.step(0)
     return counter.get_total_flops() / 1e9
@@ -135,6 +136,7 @@ def must_hold(stage: DenoiserStage) -> dict[str, int]:
     """Bytes that a training step cannot do without, by what they are for."""
     weights = sum(parameter.numel() * parameter.element_size() for parameter in stage.network.parameters())
     trained = sum(parameter.numel() * parameter.element_size() for parameter in stage.parameters)
+    matrices = sum(each.numel() * each.element_size() for each, optimizer in stage.owners if isinstance(optimizer, Muon))
     kept: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -146,7 +148,8 @@ def must_hold(stage: DenoiserStage) -> dict[str, int]:
     own = {parameter.untyped_storage().data_ptr() for parameter in stage.network.parameters()}
     activations = sum(size for place, size in kept.items() if place not in own)
     del loss
-    return {"weights and their average": 2 * weights, "gradients": trained, "moments": 2 * trained, "activations": activations}
+    moments = 2 * trained - matrices  # Muon keeps one average, AdamW two
+    return {"weights and their average": 2 * weights, "gradients": trained, "moments": moments, "activations": activations}
 
 
 def bench(name: str, settings: Settings) -> dict:

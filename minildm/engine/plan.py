@@ -14,7 +14,7 @@ from minildm.gaussian import Gaussian
 from minildm.ldm import LatentDiffusion
 
 RESERVE = 0.9  # of the minutes are planned for; the rest absorbs what the short timing missed
-ENOUGH = 2000  # denoiser steps after which the presets of five minutes draw well: benchmarks/RESULTS.md
+ENOUGH = 800  # denoiser steps after which the presets of five minutes draw well: benchmarks/RESULTS.md
 
 
 def plan(model: LatentDiffusion, train: Data, settings: Settings) -> Settings:

@@ -39,7 +39,7 @@ class Settings:
     """Decides the weights, the data's order and the noise."""
     minutes: float | None = None
     """Time for autoencoder, caching, denoiser and the final samples. Turned into steps by a short timing."""
-    autoencoder_share: float = 0.22
+    autoencoder_share: float = 0.12
     """The autoencoder's part of the minutes."""
     precision: Precision = "auto"
     """bf16 runs the networks under autocast; auto chooses it where the machine has it natively."""
@@ -54,7 +54,8 @@ class Settings:
     """Of the denoiser."""
     batch: int = 64
     lr: float = 1e-3
-    """The peak, reached after `warmup` steps; it then falls to a fiftieth along half a cosine."""
+    """At its peak, reached after `warmup` steps; it then falls to a fiftieth along half a cosine. Muon, which moves matrices, and
+    AdamW, which moves the rest, share it: it is what a step changes a weight by, in root mean square or at most."""
     warmup: int = 100
     weight_decay: float = 0.01
     clip: float = 1.0
@@ -157,7 +158,7 @@ PRESETS = {
             data="shapes",
             limit=40000,
             minutes=5.0,
-            autoencoder_share=0.2,
+            autoencoder_share=0.15,
             batch=32,
             time_power=0.75,
             guidance=2.0,
@@ -171,10 +172,8 @@ PRESETS = {
             fit="pad",
             templates=("a handwritten {word}", "the digit {word}", "the number {label}, written by hand", "{word}"),
             minutes=5.0,
-            autoencoder_share=0.18,
-            autoencoder_lr=2e-3,
+            autoencoder_share=0.1,
             batch=32,
-            lr=1.5e-3,
             time_power=0.75,
             guidance=1.5,
             model=small(32, 1, (16, 32, 64), UNetConfig(), middle_attention=False, vocabulary=640, length=16),

@@ -16,6 +16,7 @@ from minildm.engine.presets import Settings
 from minildm.engine.seeds import seeded
 from minildm.gaussian import Gaussian
 from minildm.ldm import LatentDiffusion
+from minildm.muon import Muon, muon_and_adamw
 from minildm.tensors import copy_like, fill
 
 
@@ -38,9 +39,9 @@ class Stage:
         self.name, self.network, self.size, self.steps, self.batch, self.lr = name, network, size, steps, batch, lr
         self.settings = settings
         self.device = next(network.parameters()).device
-        self.parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
-        options = {"betas": (0.9, 0.99), "weight_decay": settings.weight_decay, "fused": True}
-        self.optimizer = torch.optim.AdamW(self.parameters, lr=lr, **options)
+        self.optimizers = muon_and_adamw(network, lr, settings.weight_decay)
+        self.owners = [(each, optimizer) for optimizer in self.optimizers for each in optimizer.param_groups[0]["params"]]
+        self.parameters = [parameter for parameter, _ in self.owners]
         self._epoch, self._order = -1, torch.empty(0)
 
     def loss(self, places: Tensor, generator: torch.Generator) -> Tensor:
@@ -53,9 +54,9 @@ class Stage:
         Raises:
             Diverged: a loss or a gradient that is no finite number; the weights are as they were before the step.
         """
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.lr * rate_factor(step, self.steps, self.settings.warmup)
-        self.optimizer.zero_grad()
+        for optimizer in self.optimizers:
+            optimizer.param_groups[0]["lr"] = self.lr * rate_factor(step, self.steps, self.settings.warmup)
+            optimizer.zero_grad()
         with autocast(self.settings, self.device):
             loss = self.loss(self.places(step), seeded(self.settings.seed, self.name, step))
         loss.backward()
@@ -64,7 +65,8 @@ class Stage:
             raise Diverged(f"{self.name}: the loss became {loss:g} at step {step + 1}, its gradient's length {norm:g}")
         if norm > self.settings.clip:
             nn.utils.clip_grads_with_norm_(self.parameters, self.settings.clip, norm)
-        self.optimizer.step()
+        for optimizer in self.optimizers:
+            optimizer.step()
         return loss.detach()
 
     def places(self, step: int) -> Tensor:
@@ -87,8 +89,8 @@ class Stage:
         tensors = {
             f"{name}/{key}": value for name, module in self.modules().items() for key, value in module.state_dict().items()
         }
-        for number, moments in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer/{number}/{key}": value for key, value in moments.items()}
+        for number, (parameter, optimizer) in enumerate(self.owners):
+            tensors |= {f"optimizer/{number}/{key}": value for key, value in optimizer.state.get(parameter, {}).items()}
         return tensors
 
     def restore(self, tensors: dict[str, Tensor], path: Path) -> None:
@@ -101,20 +103,20 @@ class Stage:
         for key, value in tensors.items():
             name, _, rest = key.partition("/")
             parts.setdefault(name, {})[rest] = value
-        moments = parts.pop("optimizer")
-        state, shapes = {}, {}
-        for number, parameter in enumerate(self.parameters):
-            if f"{number}/step" in moments:  # else the loss does not depend on this parameter
-                kinds = {"step": (), "exp_avg": parameter.shape, "exp_avg_sq": parameter.shape}
-                shapes |= {f"{number}/{kind}": shape for kind, shape in kinds.items()}
-                state[number] = {kind: moments.get(f"{number}/{kind}") for kind in kinds}
-        if parts.keys() != self.modules().keys() or {key: value.shape for key, value in moments.items()} != shapes:
+        moments, state = parts.pop("optimizer"), {}
+        for number, (parameter, optimizer) in enumerate(self.owners):
+            names = ("average",) if isinstance(optimizer, Muon) else ("step", "exp_avg", "exp_avg_sq")
+            if f"{number}/{names[0]}" in moments:  # else the loss does not depend on this parameter
+                state |= {f"{number}/{name}": () if name == "step" else parameter.shape for name in names}
+        if parts.keys() != self.modules().keys() or {key: value.shape for key, value in moments.items()} != state:
             raise ValueError(f"{path} holds no state of the {self.name} as config.json describes it: restore it")
         for name, module in self.modules().items():
             fill(module, parts[name], path)
-        for number, values in state.items():
-            values |= {kind: copy_like(self.parameters[number], values[kind]) for kind in ("exp_avg", "exp_avg_sq")}
-        self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
+        for key, shape in state.items():
+            number, _, name = key.partition("/")
+            parameter, optimizer = self.owners[int(number)]
+            value = copy_like(parameter, moments[key]) if shape else moments[key].clone()
+            optimizer.state[parameter][name] = value.to(self.device)
 
     def trial(self) -> "Stage":
         """A copy to be timed, after which this stage is as it was."""
