@@ -19,8 +19,9 @@ def orthogonalized(matrix: Tensor) -> Tensor:
     """About U Vᵀ of a matrix U S Vᵀ: singular values of a fiftieth of its length or more end between 0.68 and 1.21.
 
     Three rounds of x ← (a + b x xᵀ + c (x xᵀ)²) x, which acts on every singular value s as s ← a s + b s³ + c s⁵ does, and needs
-    only products. Smaller values grow by at most a³ = 41. (Jordan takes five rounds; here three train as well.) The brackets
-    are polynomials of one and the same x xᵀ, so they are multiplied with each other first, and x only once at the end.
+    only products. Smaller values grow by at most a³ = 41. (Jordan takes five rounds. In our denoiser three train as well; in an
+    autoencoder five gave 0.7 dB more.) The brackets are polynomials of one and the same x xᵀ, so they are multiplied with each
+    other first, and x only once at the end.
 
     Args:
         matrix: rows×columns. Zeros stay zeros.
