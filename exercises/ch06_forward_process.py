@@ -11,7 +11,7 @@ def alpha_bar_of(beta: Tensor) -> Tensor:
     Args:
         beta: β_1 … β_T, float32, shape T.
 
-    Returns: ᾱ_0 … ᾱ_T, float64, shape T+1; the first entry is 1, and the products are taken in float64.
+    Returns: ᾱ_0 … ᾱ_T, float64, shape T+1; the first entry is 1, and everything, 1 − β too, is computed in float64.
 
     Hint: (06.2) is a running product. Of what, and what is a product of no factors?
     """
