@@ -51,7 +51,7 @@ def wilson_interval(successes: int, trials: int, z: float = 1.959964) -> tuple[f
     p, n = successes / trials, trials
     centre = (p + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z / (1 + z**2 / n) * math.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    return min(p, max(0.0, centre - half)), max(p, min(1.0, centre + half))  # p lies inside: at 0 and at 1, without rounding
 
 
 def prompt_accuracy(verdicts: Tensor) -> tuple[float, tuple[float, float]]:

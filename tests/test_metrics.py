@@ -153,6 +153,14 @@ def test_wilson_interval_inverts_the_score_test(successes, trials, z):
     assert 0 <= low < high <= 1 and low - 1e-12 <= p_hat <= high + 1e-12
 
 
+def test_wilson_interval_ends_at_0_and_at_1_without_rounding():
+    """Of no successes it begins at 0 exactly, of nothing but successes it ends at 1; the share itself is always inside."""
+    for trials in range(1, 2001):
+        assert wilson_interval(0, trials)[0] == 0 and wilson_interval(trials, trials)[1] == 1
+        low, high = wilson_interval(trials // 3, trials)
+        assert 0 <= low <= trials // 3 / trials <= high <= 1
+
+
 def test_wilson_interval_covers_as_often_as_it_says():
     """Averaged over p, the exact binomial coverage of the 95% interval is close to 95%."""
     n = 40
