@@ -1,10 +1,10 @@
 """Muon, an optimizer for matrices (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon): every direction moves alike.
 
 A gradient of a weight matrix is mostly made of a few directions, its largest singular vectors, and steps of gradient descent go
-along these. Adam weighs every entry by itself, which hardly changes that. Muon takes the singular value decomposition U S Vᵀ of
-the averaged gradient and steps along U Vᵀ: the same directions, all equally far. What is rare in the data is learned as soon as
-what is frequent. PyTorch's own (`torch.optim.Muon`) takes no convolutions and computes in bfloat16, which a CPU without it does
-up to fifty times more slowly than float32.
+along these. Adam weighs every entry by itself, which changes that only in part. Muon takes the singular value decomposition
+U S Vᵀ of the averaged gradient and steps along U Vᵀ: the same directions, all equally far. What is rare in the data is learned as
+soon as what is frequent. PyTorch's own (`torch.optim.Muon`) takes no convolutions and computes in bfloat16, in which a CPU that
+lacks it needs 7 to 50 times as long as this does (benchmarks/RESULTS.md).
 """
 
 from collections.abc import Iterable
@@ -45,8 +45,9 @@ class Muon(torch.optim.Optimizer):
 
     Args:
         parameters: two dimensions or more each.
-        lr: the root mean square of what one step adds to a weight. (Adam's first step adds exactly its rate to each; so both
-            can have the same one. Liu et al. 2025, arXiv:2502.16982, section 2.2, match them at a fifth of this.)
+        lr: about the root mean square of what one step adds to a weight, if every direction has a gradient. (Adam's first step
+            adds exactly its rate to each; so both can have the same one. Liu et al. 2025, arXiv:2502.16982, section 2.2, match
+            them at a fifth of this.)
         momentum: of the running average of gradients; the step looks ahead by one (Nesterov).
         weight_decay: lr · weight_decay of a weight is taken off in every step, as in AdamW.
 

@@ -19,6 +19,7 @@ from minildm.engine.presets import Settings
 from minildm.engine.seeds import seeded
 from minildm.engine.stages import Stage, rate_factor
 from minildm.files import sweep, write_text
+from minildm.muon import Muon
 
 FACTS = {"seconds": {}, "lines": 0, "losses": []}
 
@@ -405,6 +406,14 @@ def test_the_rate_rises_to_its_peak_and_falls_to_a_fiftieth(steps, warmup):
     assert rate_factor(steps, steps, warmup) == pytest.approx(0.02)
     if (steps - rising) % 2 == 0:
         assert rates[(steps + rising) // 2] == pytest.approx(0.51)  # half-way down at half-way through
+
+
+def test_matrices_are_muons_the_rest_is_adamws_and_both_decay_as_set():
+    stage = Line(steps=50)
+    network = nn.Linear(3, 2)
+    decaying = Stage("line", network, 10, 50, 4, 0.05, dataclasses.replace(stage.settings, weight_decay=0.3))
+    assert [(type(owner), each is network.weight) for each, owner in decaying.owners] == [(Muon, True), (torch.optim.AdamW, False)]
+    assert [optimizer.param_groups[0]["weight_decay"] for optimizer in decaying.optimizers] == [0.3, 0.3]
 
 
 def test_the_rate_is_the_optimizers():
