@@ -409,11 +409,11 @@ def test_the_rate_rises_to_its_peak_and_falls_to_a_fiftieth(steps, warmup):
 
 
 def test_matrices_are_muons_the_rest_is_adamws_and_both_decay_as_set():
-    stage = Line(steps=50)
-    network = nn.Linear(3, 2)
-    decaying = Stage("line", network, 10, 50, 4, 0.05, dataclasses.replace(stage.settings, weight_decay=0.3))
-    assert [(type(owner), each is network.weight) for each, owner in decaying.owners] == [(Muon, True), (torch.optim.AdamW, False)]
-    assert [optimizer.param_groups[0]["weight_decay"] for optimizer in decaying.optimizers] == [0.3, 0.3]
+    network, settings = nn.Linear(3, 2), dataclasses.replace(Line().settings, weight_decay=0.3)
+    stage = Stage("line", network, 10, 50, 4, 0.05, settings)
+    owners = [(type(owner), parameter is network.weight) for parameter, owner in stage.owners]
+    assert owners == [(Muon, True), (torch.optim.AdamW, False)]
+    assert [optimizer.param_groups[0]["weight_decay"] for optimizer in stage.optimizers] == [0.3, 0.3]
 
 
 def test_the_rate_is_the_optimizers():
