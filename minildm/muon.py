@@ -15,8 +15,8 @@ from torch import Tensor, nn
 QUINTIC, ROUNDS = (3.4445, -4.7750, 2.0315), 3  # Jordan's: steep at zero, so that three rounds carry 0.02 to about 1
 
 
-def orthogonalized(matrix: Tensor) -> Tensor:
-    """About U Vᵀ of a matrix U S Vᵀ: singular values of a fiftieth of its length or more end between 0.68 and 1.21.
+def orthogonalized(matrices: Tensor) -> Tensor:
+    """About U Vᵀ of each matrix U S Vᵀ: singular values of a fiftieth of its length or more end between 0.68 and 1.21.
 
     Three rounds of x ← (a + b x xᵀ + c (x xᵀ)²) x, which acts on every singular value s as s ← a s + b s³ + c s⁵ does, and needs
     only products. Smaller values grow by at most a³ = 41. (Jordan takes five rounds. In our denoiser three train as well; in an
@@ -24,19 +24,20 @@ def orthogonalized(matrix: Tensor) -> Tensor:
     other first, and x only once at the end.
 
     Args:
-        matrix: rows×columns. Zeros stay zeros.
+        matrices: N×rows×columns. Zeros stay zeros.
     """
-    tall = matrix.shape[0] > matrix.shape[1]
-    x = matrix.mT if tall else matrix  # the shorter side first: x xᵀ is small
-    x = x / (x.norm() + 1e-7)
+    tall = matrices.shape[1] > matrices.shape[2]
+    x = matrices.mT if tall else matrices  # the shorter side first: x xᵀ is small
+    gram, bracket, factor = x @ x.mT, None, None
+    length = gram.diagonal(dim1=1, dim2=2).sum(1)[:, None, None].sqrt() + 1e-7  # of x: the trace of x xᵀ is its square
+    gram = gram / length**2
     a, b, c = QUINTIC
-    gram, factor = x @ x.mT, None
     for _ in range(ROUNDS):
-        bracket = torch.addmm(gram, gram, gram, beta=b, alpha=c)
-        bracket.diagonal().add_(a)
+        gram = gram if bracket is None else bracket @ gram @ bracket
+        bracket = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        bracket.diagonal(dim1=1, dim2=2).add_(a)
         factor = bracket if factor is None else bracket @ factor
-        gram = bracket @ gram @ bracket
-    x = factor @ x
+    x = (factor / length) @ x
     return x.mT if tall else x
 
 
@@ -63,20 +64,27 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self) -> None:
-        """Move every parameter that has a gradient."""
+        """Move every parameter that has a gradient, those of one shape together: many small products take long one by one."""
         for group in self.param_groups:
+            alike: dict[torch.Size, list[nn.Parameter]] = {}
             for weight in group["params"]:
-                if weight.grad is None:
-                    continue
-                state = self.state[weight]
-                if not state:
-                    state["average"] = torch.zeros_like(weight)
-                state["average"].lerp_(weight.grad, 1 - group["momentum"])
-                ahead = weight.grad.lerp(state["average"], group["momentum"])
-                direction = orthogonalized(ahead.flatten(1))
-                direction *= max(direction.shape) ** 0.5  # from length 1 each to a root mean square of 1
-                weight.mul_(1 - group["lr"] * group["weight_decay"])
-                weight.add_(direction.view(weight.shape), alpha=-group["lr"])
+                if weight.grad is not None:
+                    alike.setdefault(weight.shape, []).append(weight)
+            for weights in alike.values():
+                ahead = [self.ahead(weight, group["momentum"]).movedim(1, -1) for weight in weights]  # any order of columns will do
+                directions = orthogonalized(torch.stack([each.flatten(1) for each in ahead]))
+                length = max(directions.shape[1:]) ** 0.5  # from length 1 each to a root mean square of 1
+                for weight, direction in zip(weights, directions, strict=True):
+                    weight.mul_(1 - group["lr"] * group["weight_decay"])
+                    weight.movedim(1, -1).add_(direction.view(ahead[0].shape), alpha=-group["lr"] * length)
+
+    def ahead(self, weight: nn.Parameter, momentum: float) -> Tensor:
+        """Update the average of a weight's gradients; what it will be if the next gradient is like this one."""
+        state = self.state[weight]
+        if not state:
+            state["average"] = torch.zeros_like(weight)
+        state["average"].lerp_(weight.grad, 1 - momentum)
+        return weight.grad.lerp(state["average"], momentum)
 
 
 def muon_and_adamw(parts: nn.Module, lr: float, weight_decay: float = 0.0) -> tuple[Muon, torch.optim.AdamW]:

@@ -21,18 +21,20 @@ def by_svd(matrix: Tensor) -> Tensor:
 @pytest.mark.parametrize("shape", [(7, 7), (5, 40), (40, 5), (1, 9), (9, 1), (1, 1)])
 def test_directions_stay_and_lengths_are_mapped_by_the_polynomial(shape):
     matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(orthogonalized(matrix).double(), by_svd(matrix), rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(orthogonalized(1e-3 * matrix), orthogonalized(matrix), rtol=1e-2, atol=1e-3)
-    assert not orthogonalized(torch.zeros(shape)).any()
+    alone, small, zero, other = orthogonalized(torch.stack([matrix, 1e-3 * matrix, torch.zeros(shape), matrix.flip(1)]))
+    torch.testing.assert_close(alone.double(), by_svd(matrix), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(small, alone, rtol=1e-2, atol=1e-3)
+    torch.testing.assert_close(other.double(), by_svd(matrix.flip(1)), rtol=1e-4, atol=1e-5)
+    assert not zero.any()
 
 
 def test_values_of_a_fiftieth_or_more_end_near_one():
     """Between 0.68 and 1.21, as the docstring says; a thousandth does not."""
     lengths = torch.tensor([0.9, 0.4, 0.1, 0.02])
     u, v = (torch.linalg.qr(torch.randn(4, 4, generator=torch.Generator().manual_seed(seed)))[0] for seed in (0, 1))
-    values = torch.linalg.svdvals(orthogonalized((u * (lengths / lengths.norm())) @ v))
+    values = torch.linalg.svdvals(orthogonalized(((u * (lengths / lengths.norm())) @ v)[None]))
     assert values.min() >= 0.68 and values.max() <= 1.21
-    assert torch.linalg.svdvals(orthogonalized(torch.diag(torch.tensor([1.0, 0.001])))).min() < 0.1
+    assert torch.linalg.svdvals(orthogonalized(torch.diag(torch.tensor([1.0, 0.001]))[None])).min() < 0.1
 
 
 def stepped(make, weight: Tensor, gradients: list[Tensor]) -> Tensor:

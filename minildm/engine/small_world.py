@@ -9,7 +9,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from minildm.config import AutoencoderConfig, LatentDiffusionConfig, TextConfig, UNetConfig
+from minildm.clip import Clip, train_clip
+from minildm.config import AutoencoderConfig, ClipConfig, LatentDiffusionConfig, TextConfig, UNetConfig
 from minildm.ema import EMA
 from minildm.engine import shapes
 from minildm.engine.data import Data, number_texts, to_float
@@ -85,6 +86,17 @@ def untrained(settings: Settings, texts: Sequence[str]) -> LatentDiffusion:
     tokenizer = Tokenizer.train(texts, settings.model.text.vocabulary)
     torch.manual_seed(settings.seed)
     return LatentDiffusion(settings.model, tokenizer)
+
+
+def read_as_clip(model: LatentDiffusion, data: Data, steps: int, seed: int = 0) -> Clip:
+    """Train chapter 14's two towers on these pictures and captions; the model gets the text tower, frozen. Returns both."""
+    config = model.config
+    torch.manual_seed(seed)
+    clip = Clip(ClipConfig(image_size=config.image_size, widths=(16, 32, 64), groups=1, text=config.text))
+    train_clip(clip, to_float(data.images), model.tokens(data.captions()), steps, seeded(seed, "two towers"))
+    model.text.load_state_dict(clip.text.state_dict())
+    model.text.requires_grad_(False)
+    return clip
 
 
 def first_stage(model: LatentDiffusion, data: Data, settings: Settings) -> tuple[Gaussian, list[float]]:
