@@ -22,6 +22,7 @@ from minildm.clip import Clip, zero_shot
 from minildm.engine import small_world
 from minildm.engine.data import Data, to_float
 from minildm.engine.judges import Judge, verdicts
+from minildm.gaussian import Gaussian
 from minildm.ldm import LatentDiffusion
 from minildm.metrics import prompt_accuracy
 
@@ -39,9 +40,10 @@ def named(clip: Clip, model: LatentDiffusion, data: Data) -> float:
     return right / len(data)
 
 
-def row_of(kind: str, seed: int, model: LatentDiffusion, latents, train: Data, judge: Judge) -> dict:
+def row_of(kind: str, seed: int, model: LatentDiffusion, latents: Gaussian, train: Data, judge: Judge) -> dict:
     """Train the denoiser with this encoder, draw, judge."""
-    settings, model, row = dataclasses.replace(small_world.SETTINGS, seed=seed), copy.deepcopy(model), {"kind": kind, "seed": seed}
+    settings, row = dataclasses.replace(small_world.SETTINGS, seed=seed), {"kind": kind, "seed": seed}
+    model = copy.deepcopy(model)
     start = time.process_time()
     if kind == "contrastive, frozen":
         clip = small_world.read_as_clip(model, train, CLIP_STEPS, seed)

@@ -71,7 +71,7 @@ class Muon(torch.optim.Optimizer):
                 if weight.grad is not None:
                     alike.setdefault(weight.shape, []).append(weight)
             for weights in alike.values():
-                ahead = [self.ahead(weight, group["momentum"]).movedim(1, -1) for weight in weights]  # any order of columns will do
+                ahead = [self.ahead(weight, group["momentum"]).movedim(1, -1) for weight in weights]  # columns in any order
                 directions = orthogonalized(torch.stack([each.flatten(1) for each in ahead]))
                 length = max(directions.shape[1:]) ** 0.5  # from length 1 each to a root mean square of 1
                 for weight, direction in zip(weights, directions, strict=True):
