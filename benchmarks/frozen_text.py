@@ -4,8 +4,8 @@
 
 One autoencoder a seed; then the denoiser is trained three times from the same weights, on the same batches and noise. Its text
 encoder is trained with it, or it is the text tower that chapter 14's contrastive loss made of the same pictures and captions,
-frozen, or it is frozen as it was drawn. Everything else is the chapter's. "Without the pictures" is how often the tower names a
-held-out picture's pair among the twelve, by chapter 14's score. Rows are stored as they are done, and not done again.
+frozen, or it is frozen as it was drawn. Everything else is the chapter's. "named" is how often the towers name
+a picture's pair among the twelve. Rows are stored as they are done, and not done again.
 """
 
 import argparse
@@ -15,29 +15,16 @@ import json
 import time
 from pathlib import Path
 
-import torch
 from common import machine
 
-from minildm.clip import Clip, zero_shot
 from minildm.engine import small_world
-from minildm.engine.data import Data, to_float
+from minildm.engine.data import Data
 from minildm.engine.judges import Judge, verdicts
 from minildm.gaussian import Gaussian
 from minildm.ldm import LatentDiffusion
 from minildm.metrics import prompt_accuracy
 
 KINDS, CLIP_STEPS, JUDGED = ("joint", "contrastive, frozen", "untrained, frozen"), 100, 200
-
-
-@torch.no_grad()
-def named(clip: Clip, model: LatentDiffusion, data: Data) -> float:
-    """The share of pictures whose own caption scores highest among the captions of all twelve pairs at their place."""
-    right = 0
-    for picture, scene in zip(to_float(data.images), data.attributes.tolist(), strict=True):
-        choices = [small_world.caption_of([*scene[:2], *pair, *scene[4:]]) for pair in small_world.ALL]
-        best = zero_shot(clip, picture[None], model.tokens(choices)).argmax().item()
-        right += small_world.ALL[best] == tuple(scene[2:4])
-    return right / len(data)
 
 
 def row_of(kind: str, seed: int, model: LatentDiffusion, latents: Gaussian, train: Data, judge: Judge) -> dict:
@@ -48,7 +35,7 @@ def row_of(kind: str, seed: int, model: LatentDiffusion, latents: Gaussian, trai
     if kind == "contrastive, frozen":
         clip = small_world.read_as_clip(model, train, CLIP_STEPS, seed)
         row["named"] = {
-            name: named(clip, model, small_world.draw_data(JUDGED, pairs, 200))
+            name: small_world.named(clip, model, small_world.draw_data(JUDGED, pairs, 200))
             for name, pairs in (("seen", small_world.SEEN), ("held_out", small_world.HELD_OUT))
         }
     model.text.requires_grad_(kind == "joint")

@@ -51,3 +51,24 @@ def test_both_stages_run_and_the_model_draws():
 def test_the_judge_reads_its_own_world():
     judge = small_world.train_judge_here(12, 32)
     assert not judge.training and len(judge(torch.zeros(2, 3, 32, 32))) == len(shapes.ATTRIBUTES)
+
+
+def test_the_text_tower_goes_into_the_model_and_stands_still():
+    """Its weights are the towers', the second stage leaves them alone and moves the U-Net; the towers know the world's pairs."""
+    settings = small_world.with_steps(small_world.SETTINGS, 1, 2)
+    data = small_world.draw_data(256, small_world.SEEN, 0)
+    model = small_world.untrained(settings, data.texts)
+    before = {name: weight.clone() for name, weight in model.text.state_dict().items()}
+    clip = small_world.read_as_clip(model, data, 40)
+    tower = model.text.state_dict()
+    assert any(not torch.equal(tower[name], weight) for name, weight in before.items())
+    assert all(torch.equal(tower[name], weight) for name, weight in clip.text.state_dict().items())
+    kept = {name: weight.clone() for name, weight in tower.items()}
+    unet = {name: weight.clone() for name, weight in model.unet.state_dict().items()}
+    latents, _ = small_world.first_stage(model, data, settings)
+    averaged, _ = small_world.second_stage(model, latents, data, settings)
+    for part in (model, averaged):
+        assert all(torch.equal(part.text.state_dict()[name], weight) for name, weight in kept.items())
+    assert any(not torch.equal(model.unet.state_dict()[name], weight) for name, weight in unet.items())
+    asked = small_world.draw_data(40, small_world.SEEN, 5)
+    assert small_world.named(clip, model, asked) > 0.5 > 3 / 12

@@ -251,7 +251,10 @@ def main() -> None:
             assert survives(("", (ROOT / "minildm" / f"{module}.py").read_text("utf-8"))), f"{module}: its tests fail as it is"
             for group, _ in enumerate(tests_of(module)):
                 imported(Path(folder) / f"{group}.json")
-            alive = [what for (what, _), alive in zip(all_of_them, pool.map(survives, all_of_them), strict=True) if alive]
+            alive = []
+            for (what, _), survived in zip(all_of_them, pool.map(survives, all_of_them), strict=True):
+                alive += [what] * survived
+                print(f"{module}: {'ALIVE  ' if survived else 'noticed'} {what}", flush=True)
         reasons = explained.get(module, {})
         results[module] = {
             "mutants": len(all_of_them),
@@ -261,7 +264,7 @@ def main() -> None:
         }
         print(f"{module}: {len(all_of_them) - len(alive)} of {len(all_of_them)} killed", flush=True)
         for what in results[module]["survivors"]:
-            print(f"  alive: {what}")
+            print(f"  alive, not explained: {what}")
         in_order = {module: results[module] for module in ALL if module in results}
         RESULTS.write_text(json.dumps(in_order, indent=1, ensure_ascii=False) + "\n", "utf-8")
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from minildm.clip import Clip, train_clip
+from minildm.clip import Clip, train_clip, zero_shot
 from minildm.config import AutoencoderConfig, ClipConfig, LatentDiffusionConfig, TextConfig, UNetConfig
 from minildm.ema import EMA
 from minildm.engine import shapes
@@ -97,6 +97,17 @@ def read_as_clip(model: LatentDiffusion, data: Data, steps: int, seed: int = 0) 
     model.text.load_state_dict(clip.text.state_dict())
     model.text.requires_grad_(False)
     return clip
+
+
+@torch.no_grad()
+def named(clip: Clip, model: LatentDiffusion, data: Data) -> float:
+    """The share of pictures whose shape and colour the towers name, among the captions of all twelve pairs at that place."""
+    right = 0
+    for picture, scene in zip(to_float(data.images), data.attributes.tolist(), strict=True):
+        choices = [caption_of([*scene[:2], *pair, *scene[4:]]) for pair in ALL]
+        best = zero_shot(clip, picture[None], model.tokens(choices)).argmax().item()
+        right += ALL[best] == tuple(scene[2:4])
+    return right / len(data)
 
 
 def first_stage(model: LatentDiffusion, data: Data, settings: Settings) -> tuple[Gaussian, list[float]]:
