@@ -176,16 +176,17 @@ def test_training_is_muon_and_adamw_with_a_rate_that_rises_and_falls() -> None:
     """Written out once more, with the defaults, and compared weight by weight."""
     torch.manual_seed(0)
     model = Autoencoder(SMALL)
-    train_autoencoder(model, pictures(), 6, torch.Generator().manual_seed(0), lambda x, n: autoencoder_loss(model, x, n, 0.1)[0])
+    wide = pictures().repeat(1, 1, 1, 2)
+    train_autoencoder(model, wide, 26, torch.Generator().manual_seed(0), lambda x, n: autoencoder_loss(model, x, n, 0.1)[0])
     torch.manual_seed(0)
     mine, generator = Autoencoder(SMALL), torch.Generator().manual_seed(0)
     optimizers = muon_and_adamw(mine, 1.0)
-    for step in range(6):
-        x = pictures()[torch.randint(5, (8,), generator=generator)]
+    for step in range(26):
+        x = wide[torch.randint(5, (8,), generator=generator)]
         for optimizer in optimizers:
-            optimizer.param_groups[0]["lr"] = 2e-3 * (step + 1) / 20 * (6 - step) / 6
+            optimizer.param_groups[0]["lr"] = 2e-3 * (min(step, 19) + 1) / 20 * (26 - step) / 26
             optimizer.zero_grad()
-        autoencoder_loss(mine, x, torch.randn(8, 3, 4, 4, generator=generator), 0.1)[0].backward()
+        autoencoder_loss(mine, x, torch.randn(8, 3, 4, 8, generator=generator), 0.1)[0].backward()
         for optimizer in optimizers:
             optimizer.step()
     for a, b in zip(model.parameters(), mine.parameters(), strict=True):

@@ -218,6 +218,15 @@ def test_files_that_do_not_belong_together_are_refused(tmp_path: Path):
         Tokenizer.load(tmp_path)
 
 
+@pytest.mark.parametrize("number", [-1, 1.5, True, "7", 3])
+def test_numbers_that_are_none_or_belong_to_another_token_are_refused(tmp_path: Path, number):
+    TOKENIZER.save(tmp_path)
+    vocabulary = json.loads((tmp_path / "vocab.json").read_text(encoding="utf-8"))
+    (tmp_path / "vocab.json").write_text(json.dumps(vocabulary | {"!": number}), encoding="utf-8")
+    with pytest.raises(ValueError, match="vocab.json.*whole number of its own"):
+        Tokenizer.load(tmp_path)
+
+
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory):
     """transformers' CLIP tokenizer on our files."""
