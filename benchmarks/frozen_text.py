@@ -4,8 +4,9 @@
 
 One autoencoder a seed; then the denoiser is trained three times from the same weights, on the same batches and noise. Its text
 encoder is trained with it, or it is the text tower that chapter 14's contrastive loss made of the same pictures and captions,
-frozen, or it is frozen as it was drawn. Everything else is the chapter's. "named" is how often the towers name
-a picture's pair among the twelve. Rows are stored as they are done, and not done again.
+frozen, or it is frozen as it was drawn. Everything else is the chapter's. "named" is how often the towers name a picture's pair
+among the twelve; "seconds" are the processor's before the denoiser, for the towers and for trying them, and of the denoiser's
+training. Rows are stored as they are done, and not done again. The stored ones are of one thread (OMP_NUM_THREADS=1).
 """
 
 import argparse

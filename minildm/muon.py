@@ -66,19 +66,19 @@ class Muon(torch.optim.Optimizer):
     def step(self) -> None:
         """Move every parameter that has a gradient, those of one shape together: many small products take long one by one."""
         for group in self.param_groups:
-            alike: dict[torch.Size, list[nn.Parameter]] = {}
+            alike: dict[tuple, list[nn.Parameter]] = {}
             for weight in group["params"]:
                 if weight.grad is not None:
-                    alike.setdefault(weight.shape, []).append(weight)
+                    alike.setdefault((weight.shape, weight.device, weight.dtype), []).append(weight)
             for weights in alike.values():
-                ahead = [self.ahead(weight, group["momentum"]).movedim(1, -1) for weight in weights]  # columns in any order
+                ahead = [self._ahead(weight, group["momentum"]).movedim(1, -1) for weight in weights]  # columns in any order
                 directions = orthogonalized(torch.stack([each.flatten(1) for each in ahead]))
-                length = max(directions.shape[1:]) ** 0.5  # from length 1 each to a root mean square of 1
+                directions *= group["lr"] * max(directions.shape[1:]) ** 0.5  # from length 1 each to a root mean square of lr
                 for weight, direction in zip(weights, directions, strict=True):
                     weight.mul_(1 - group["lr"] * group["weight_decay"])
-                    weight.movedim(1, -1).add_(direction.view(ahead[0].shape), alpha=-group["lr"] * length)
+                    weight.movedim(1, -1).sub_(direction.view(ahead[0].shape))
 
-    def ahead(self, weight: nn.Parameter, momentum: float) -> Tensor:
+    def _ahead(self, weight: nn.Parameter, momentum: float) -> Tensor:
         """Update the average of a weight's gradients; what it will be if the next gradient is like this one."""
         state = self.state[weight]
         if not state:

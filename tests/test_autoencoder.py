@@ -72,6 +72,8 @@ def test_the_loss_is_absolute_and_squared_error_a_value_and_the_kl_over_as_many_
     loss, reconstruction = autoencoder_loss(model, x, noise, 0.3)
     assert reconstruction.item() == pytest.approx(wanted, rel=1e-6)
     assert loss.item() == pytest.approx(wanted + 0.3 * kl / (2 * 8 * 8), rel=1e-6)
+    single = [autoencoder_loss(model, x[place : place + 1], noise[place : place + 1], 0.3)[0].item() for place in range(5)]
+    assert sum(single) / 5 == pytest.approx(loss.item(), rel=1e-6)  # a batch of one is a batch
 
 
 @pytest.mark.equation("15.5")

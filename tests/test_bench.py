@@ -28,7 +28,7 @@ class Convolution(Stage):
 
 def test_a_step_of_one_convolution_is_counted_by_hand() -> None:
     forward = 2 * 9 * 4 * 6 * 8 * 8 * 2  # a multiplication and an addition for each weight, at each place of each map
-    muon = 2 * 6 * 6 * (2 * 36) + 2 * 6**3 * (3 + 2 + 6)  # the 6×36 weights twice; what is 6×6, three rounds long
+    muon = 2 * 6 * 6 * (2 * 36) + 2 * 6**3 * (3 + 2 + 4)  # the 6×36 weights twice; what is 6×6, three rounds long
     assert bench.gflop(Convolution()) == pytest.approx((2 * forward + muon) / 1e9)  # the weights' gradient costs the same
 
 

@@ -61,6 +61,24 @@ def test_many_prompts_are_drawn_some_at_a_time(model: LatentDiffusion, monkeypat
     assert max(sizes) == 8 and len(sizes) == 3 * 2
 
 
+def test_what_is_not_asked_for_is_as_documented(model: LatentDiffusion, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guidance 3, twenty steps of DPM-Solver++, seed 0, a hundred at a time; every time alike, no weights."""
+    asked = model.generate(PROMPTS[:1], guidance=3.0, steps=20, sampler="dpmpp", seed=0)
+    assert torch.equal(model.generate(PROMPTS[:1]), asked)
+    sizes = []
+    blank = torch.zeros(3, 32, 32)
+    monkeypatch.setattr(
+        LatentDiffusion, "_draw", lambda self, some, *_: (sizes.append(len(some)), blank.expand(len(some), -1, -1, -1))[1]
+    )
+    assert model.generate([""] * 230).shape == (230, 3, 32, 32) and sizes == [100, 100, 30]
+    latents, tokens = torch.randn(4, 4, 8, 8, generator=torch.Generator().manual_seed(1)), model.tokens(PROMPTS)
+    losses = [
+        model.loss(latents, tokens, generator=torch.Generator().manual_seed(0), **options).item()
+        for options in ({}, {"time_power": 1.0, "min_snr": None}, {"time_power": 2.0}, {"min_snr": 1.0})
+    ]
+    assert losses[0] == losses[1] and losses[0] not in losses[2:]
+
+
 @pytest.mark.slow
 def test_ten_thousand_prompts_in_one_call(model: LatentDiffusion, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes, original = [], UNet.forward

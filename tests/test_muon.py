@@ -87,6 +87,24 @@ def test_where_a_convolution_lies_in_memory_changes_nothing(memory):
     torch.testing.assert_close(got, stepped(lambda weights: Muon(weights, 0.1), weight, gradients))
 
 
+def test_weights_of_one_shape_move_as_each_would_alone():
+    """Three steps of five weights in one optimizer, one of another shape, one without a gradient, one channels-last."""
+    starts = [*draws(6, 4, 3, 3, count=4), *draws(8, 5, count=1)]
+    gradients = [
+        [(place + 1) * each for each in draws(*start.shape, count=7)[place : place + 3]] for place, start in enumerate(starts)
+    ]
+    weights = [nn.Parameter(start.clone()) for start in starts]
+    weights[1].data = weights[1].data.to(memory_format=torch.channels_last)
+    optimizer = Muon(weights, 0.1, weight_decay=0.1)
+    for step in range(3):
+        for place, weight in enumerate(weights):
+            weight.grad = None if place == 2 else gradients[place][step].clone()
+        optimizer.step()
+    for place, (weight, start) in enumerate(zip(weights, starts, strict=True)):
+        alone = stepped(lambda one: Muon(one, 0.1, weight_decay=0.1), start, gradients[place]) if place != 2 else start
+        torch.testing.assert_close(weight.detach(), alone, rtol=1e-4, atol=1e-5)
+
+
 def test_a_step_is_as_long_as_the_rate():
     """In root mean square, whatever the gradient's size, for matrices whose directions all have something to say."""
     for shape in ((32, 32), (16, 200), (200, 16), (8, 4, 3, 3)):

@@ -54,7 +54,7 @@ COMPARE = {
     ast.In: ast.NotIn,
     ast.NotIn: ast.In,
 }
-PATIENCE = 120, 5  # seconds, and multiples of what the tests take, after which a mutant counts as noticed: it hangs
+PATIENCE = 30, 5  # seconds, and multiples of what the tests take, after which a mutant counts as noticed: it hangs
 
 
 def changes(node: ast.AST) -> Iterator[tuple[str, ast.AST]]:

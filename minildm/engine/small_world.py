@@ -1,6 +1,6 @@
 """A world small enough to learn in a minute: one large shape, three kinds, four colours, four places, two backgrounds.
 
-Three of the twelve shape-colour pairs are held out of training. Chapter 16 trains the complete model on it; its benchmark, too.
+Three of the twelve shape-colour pairs are held out of training. Chapter 16 trains the complete model on it; so do two benchmarks.
 """
 
 import dataclasses
@@ -89,7 +89,7 @@ def untrained(settings: Settings, texts: Sequence[str]) -> LatentDiffusion:
 
 
 def read_as_clip(model: LatentDiffusion, data: Data, steps: int, seed: int = 0) -> Clip:
-    """Train chapter 14's two towers on these pictures and captions; the model gets the text tower, frozen. Returns both."""
+    """Train chapter 14's towers on these pictures and captions; the model gets that of the text, frozen. Returns the towers."""
     config = model.config
     torch.manual_seed(seed)
     clip = Clip(ClipConfig(image_size=config.image_size, widths=(16, 32, 64), groups=1, text=config.text))
