@@ -139,6 +139,25 @@ def test_pickles_are_refused(model: LatentDiffusion, tmp_path: Path) -> None:
     assert not (tmp_path / "exploded").exists()
 
 
+@pytest.mark.parametrize(
+    ("layout", "message"),
+    [
+        (2, "layout 2, this minildm reads 1: update"),
+        ("2", "'2', not 1: is .* a run"),
+        (1.5, "1.5, not 1"),
+        (0, "0, not 1"),
+        (None, "None"),
+    ],
+)
+def test_folders_have_layout_1_and_others_are_refused(model: LatentDiffusion, tmp_path: Path, layout, message: str) -> None:
+    model.save(tmp_path)
+    document = json.loads((tmp_path / "config.json").read_text())
+    assert document["layout"] == 1
+    (tmp_path / "config.json").write_text(json.dumps(document | {"layout": layout}))
+    with pytest.raises(ValueError, match=message):
+        LatentDiffusion.load(tmp_path)
+
+
 def test_damaged_folders_are_named(model: LatentDiffusion, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"config\.json does not exist"):
         LatentDiffusion.load(tmp_path)
