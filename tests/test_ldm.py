@@ -125,6 +125,20 @@ def test_a_loaded_model_can_be_trained_on(model: LatentDiffusion, tmp_path: Path
     assert loaded.unet.state_dict().keys() and next(loaded.unet.parameters()).grad is not None
 
 
+def test_edges_of_what_is_allowed(model: LatentDiffusion, tmp_path: Path) -> None:
+    """Guidance 0 is unconditional; folders are made with all above them; the highest token lies below the vocabulary's size."""
+    assert torch.allclose(
+        model.generate(PROMPTS[:1], guidance=0.0, steps=2), model.generate([""], guidance=1.0, steps=2), atol=1e-4
+    )
+    folder = tmp_path / "above" / "below"
+    model.save(folder)
+    vocabulary = json.loads((folder / "vocab.json").read_text())
+    size = model.config.text.vocabulary
+    (folder / "vocab.json").write_text(json.dumps(vocabulary | {"one more": size}))
+    with pytest.raises(ValueError, match=f"has token {size}, the text encoder knows {size}"):
+        LatentDiffusion.load(folder)
+
+
 def test_pickles_are_refused(model: LatentDiffusion, tmp_path: Path) -> None:
     model.save(tmp_path)
 
