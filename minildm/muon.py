@@ -71,7 +71,8 @@ class Muon(torch.optim.Optimizer):
                 if weight.grad is not None:
                     alike.setdefault((weight.shape, weight.device, weight.dtype), []).append(weight)
             for weights in alike.values():
-                ahead = [self._ahead(weight, group["momentum"]).movedim(1, -1) for weight in weights]  # columns in any order
+                # Columns may stand in any order: in that of the memory, where convolutions are channels-last, nothing is copied.
+                ahead = [self._ahead(weight, group["momentum"]).movedim(1, -1) for weight in weights]
                 directions = orthogonalized(torch.stack([each.flatten(1) for each in ahead]))
                 directions *= group["lr"] * max(directions.shape[1:]) ** 0.5  # from length 1 each to a root mean square of lr
                 for weight, direction in zip(weights, directions, strict=True):

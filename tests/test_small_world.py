@@ -70,6 +70,8 @@ def test_the_text_tower_goes_into_the_model_and_stands_still():
     for part in (model, averaged):
         assert all(torch.equal(part.text.state_dict()[name], weight) for name, weight in kept.items())
     assert any(not torch.equal(model.unet.state_dict()[name], weight) for name, weight in unet.items())
+    first, again, other = (small_world.read_as_clip(model, data, 1, seed).project_text.weight for seed in (0, 0, 1))
+    assert torch.equal(first, again) and not torch.equal(first, other)
     asked = small_world.draw_data(40, small_world.SEEN, 5)
     right, error = small_world.named(clip, model, asked), (1 / 3 * 2 / 3 / 40) ** 0.5
     print(f"named {right:.0%}; who knows the colour alone names one in three, ± {error:.0%}")
