@@ -47,8 +47,8 @@ def in_interval(denoise_cond: Denoise, denoise_null: Denoise, w: float, first: i
     """ch12.3 · difficulty 2 of 5 · 15 minutes
 
     Guidance in the middle of the chain only: a denoiser that guides with w at times last ≤ t ≤ first, and is the conditional one
-    before and after. The times of a batch may differ. Where no example is guided, `denoise_null` must not be asked: half of the
-    work is saved there.
+    before and after. The times of a batch may differ. Ask about the whole batch, since a denoiser may know each example's class
+    by its place; but where no example is guided, `denoise_null` must not be asked: half of the work is saved there.
 
     Args:
         denoise_cond, denoise_null: (x_t, t) → x̂_0, N×….

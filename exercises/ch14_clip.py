@@ -13,7 +13,7 @@ def symmetric_loss(pictures: Tensor, captions: Tensor, log_scale: Tensor) -> Ten
         captions: the text tower's vectors, of any length, N×D, float64; caption i belongs to picture i.
         log_scale: log s, a single number.
 
-    Returns: nats, shape N. The logits may be hundreds: no exponential of them may overflow.
+    Returns: nats, shape N. The scale is not stopped at 100 here: logits may pass 1000, and no exponential of them may overflow.
 
     Hint: (14.1) first. Then every pair has a row and a column, and `torch.logsumexp` is safe.
     """

@@ -52,6 +52,8 @@ def test_two_conditions(answer):
     differ_from(got, null + w_image * (image - null) + w_image * w_text * (both - image), "the knobs are multiplied; they add")
     differ_from(got, null + w_image * (null - image) + w_text * (image - both), "the signs: towards the conditions, not away")
     differ_from(got, image + w_text * (both - image), "the picture's knob is not used")
+    first = null + w_image * (image - null)
+    differ_from(got, first + w_text * (both - first), "one guidance after the other: the text's difference is both − image")
     wanted = (1 - w_image) * null + (w_image - w_text) * image + w_text * both
     agree(got, wanted, "two_conditions")
     agree(answer.two_conditions(null, image, both, 1.0, 1.0), both, "two_conditions with both knobs at 1")
@@ -101,6 +103,16 @@ def test_in_interval(answer):
     off = torch.where(middle[:, None, None, None], c + w * (c - n), c)
     differ_from(got, off, "begin at ∅: c + w (c − ∅) is guidance with w + 1")
     agree(got, mix(middle, c), "in_interval")
+    labels = torch.arange(6.0, dtype=torch.float64).view(
+        6, 1, 1, 1
+    )  # a denoiser that knows the example by its place in the batch
+    placed = answer.in_interval(lambda x, t: x + labels[: len(x)], lambda x, t: 0 * x, 1.0, 70, 20)
+    differ_from(
+        torch.as_tensor(placed(x, t)).double(),
+        x + torch.tensor([0.0, 1, 0, 1, 2, 2], dtype=torch.float64).view(6, 1, 1, 1),
+        "ask denoise_cond about the whole batch: it may hold each example's class, by its place",
+    )
+    agree(placed(x, t), x + labels, "in_interval, with a class for each example")
     calls.clear()
     early = denoise(x, torch.full((6,), 90))
     assert "null" not in calls, "outside the interval nobody needs denoise_null: do not ask it, half of the work is saved"
@@ -170,7 +182,7 @@ def test_interval_end(answer):
         differ_from(got, whole, "that is (12.11), guided all the way; outside the interval w is 1")
         differ_from(got, var_cond, "that is the conditional end, guided nowhere")
         differ_from(got, var_cond * inside**w, "w − 1 and not w: one of the w is the conditional flow, which goes all the way")
-        differ_from(got, var_null * inside**w, "outside the interval it is unconditional there; conditional is wanted, w = 1")
+        differ_from(got, var_null * inside**w, "outside the interval it is unconditional; conditional is wanted, w = 1")
         differ_from(got, var_cond * (at(low) / at(high)) ** (w - 1), "r is a deviation: variances add, s² + r²")
         differ_from(got, var_cond * inside ** (1 - w), "upside down: guidance makes the end narrower")
         differ_from(got, (var_cond * inside ** (w - 1)) ** 0.5, "that is the deviation; the variance is wanted")

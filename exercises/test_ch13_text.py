@@ -101,6 +101,9 @@ def test_closest_pair(answer):
     assert _scores(words, lambda ab, a, b: ab / (a * b)) == wanted
     assert got != _scores(words, lambda ab, a, b: ab), "that is the most frequent pair, which BPE joins"
     assert got != ("z", "y"), "(v, w) has the same score, and comes first in the alphabet"
+    repeats = {"ba": 3, "bbb": 10, "ddcdd": 8, "acaca": 11, "cc": 11, "bccd": 11, "abdcc": 3}  # right is (b, b)
+    third = answer.closest_pair({tuple(word): count for word, count in repeats.items()})
+    assert third != ("a", "b"), "weighed by how often the pair occurs: the score is per joined pair"
     spelled = {"ebeac": 5, "ggfe": 8, "idbb": 10, "giiic": 3, "ccd": 5, "ggd": 5, "ahde": 4, "hg": 12, "eed": 6, "hfa": 3}
     frequent = {tuple(word): count for word, count in spelled.items()}  # each mistake finds another pair
     second = answer.closest_pair(dict(frequent))
@@ -130,11 +133,15 @@ def test_closest_pair(answer):
     for mistake, pair in wrong.items():
         assert pair != right
         assert second != pair, mistake
+    assert third != ("c", "d"), "a pair that stands in a word twice was counted once, as by a set"
+    assert third not in (("a", "c"), ("c", "a")), "a pair has an order: (a, c) and (c, a) are two pairs"
     once = Counter(piece for word, count in frequent.items() for piece in set(word) for _ in range(count))
     pairs = Counter(pair for word, count in frequent.items() for pair in itertools.pairwise(word) for _ in range(count))
     sets = min(pairs, key=lambda pair: (-pairs[pair] / (once[pair[0]] * once[pair[1]]), pair))
     assert sets != right
     assert second != sets, "a piece that stands in a word twice was counted once"
+    assert third != ("d", "d"), "overlapping places were counted once: in b b b two pairs are neighbours"
+    assert third == ("b", "b"), f"closest_pair: {third} where ('b', 'b') is right"
     assert second == right, f"closest_pair: {second} where {right} is right"
     assert got == wanted, f"closest_pair: {got} where {wanted} is right"
 
@@ -178,6 +185,14 @@ class Patient(dict):
     def __contains__(self, piece):
         self._count()
         return super().__contains__(piece)
+
+    def __iter__(self):
+        for piece in super().__iter__():
+            self._count()
+            yield piece
+
+    def items(self):
+        return ((piece, self[piece]) for piece in self)
 
 
 def test_best_split(answer):

@@ -44,6 +44,7 @@ def test_symmetric_loss(answer):
     agree(got, both(logits), "symmetric_loss")
     far = torch.tensor(7.0, dtype=torch.float64)
     large = shaped(asked(answer.symmetric_loss, pictures, captions, far), (6,), "symmetric_loss, of logits beyond 1000").double()
+    differ_from(large, both(100 * cosines), "the scale was stopped at 100, as in `Clip`; here it is what it is given as")
     agree(large, both(far.exp() * cosines), "symmetric_loss, of logits beyond 1000")
     swapped = answer.symmetric_loss(captions.clone(), pictures.clone(), log_scale.clone())
     agree(swapped, both(logits), "symmetric_loss, with pictures and captions exchanged")
@@ -88,6 +89,8 @@ def test_expected_floor(answer):
         0.0,
         "expected_floor of a single pair",
     )
+    only = number(answer.expected_floor(torch.ones(1, dtype=torch.float64), 5), "expected_floor of a single caption")
+    agree(only, math.log(5), "expected_floor of a single caption")
     many = torch.tensor([0.1] * 10, dtype=torch.float64)
     right = sum(chance * math.log1p(b) for b, chance in enumerate(binomial(199, 0.1)))
     agree(number(answer.expected_floor(many, 200), "expected_floor of 200 pairs"), right, "expected_floor of 200 pairs")
@@ -118,6 +121,9 @@ def test_sigmoid_loss(answer):
     differ_from(got, cells(log_scale * cosines + bias).sum(1), "log s was used as if it were s: the exponential is missing")
     differ_from(
         got, cells(log_scale.exp() * (cosines + bias)).sum(1), "the bias was multiplied by the scale; it is added afterwards"
+    )
+    differ_from(
+        got, (table.sum(0) + table.sum(1)) / 2, "half of the row and half of the column; picture i is charged for its row"
     )
     other = torch.where(eye, logits - bias, logits)
     differ_from(got, cells(other).sum(1), "the bias belongs to every cell, the diagonal too")
@@ -219,6 +225,8 @@ def test_image_gradient(answer):
         [((scale * u @ w[i]).softmax(0)[i] - 1) * w[i] for i in range(2, 5)]
     )
     differ_from(got, scale / 14 * own_column, "u_i stands in every column, not in that of its own caption alone")
+    both_beliefs = p - torch.eye(7, dtype=torch.float64) + ((scale * u @ w.T).softmax(0) - torch.eye(7, dtype=torch.float64)).T
+    differ_from(got, scale / 14 * (both_beliefs @ w)[2:5], "the columns' beliefs are transposed: caption j's belief in picture i")
     no_target = ((scale * u @ w.T).softmax(1) + (scale * u @ w.T).softmax(0))[2:5] @ w
     differ_from(got, scale / 14 * no_target, "the target is missing: belief minus target")
     agree(got, wanted, "image_gradient")

@@ -80,7 +80,7 @@ def test_patch_size(answer):
 
 def test_level_of(answer):
     variances = torch.tensor([0.5, 4.0, 0.1, 1.0, 2.0], dtype=torch.float64)
-    for error in (0.3, 0.5, 1.4, 3.0, 5.5, 7.6):
+    for error in (0.3, 0.5, 1.4, 3.0, 5.5, 7.5):
         got = number(asked(answer.level_of, variances, error), f"level_of for an error of {error}")
         low, high = 0.0, 4.0
         for _ in range(200):
@@ -150,13 +150,13 @@ def test_finite_scalar(answer):
     out, codes = several(answer.finite_scalar(given, list(levels)), 2, "finite_scalar")
     got = shaped(out, (2, 3, 4, 5), "finite_scalar, the quantised z").double()
     grid = (half * torch.tanh(z)).round()
-    differ_from(got, grid, "whole numbers: divide by h, so that the values reach from −1 to 1")
+    differ_from(got, grid, "whole numbers: divide by m, so that the values reach from −1 to 1")
     differ_from(got, (half * z).round() / half, "z was not squeezed: without tanh there are more than L values")
     differ_from(got, (half * z.clamp(-1, 1)).round() / half, "z was cut off; squeeze it with tanh")
     differ_from(got, (half * torch.tanh(z)).floor() / half, "rounded down: the nearest whole number is wanted")
     sizes = (2 * half + 1).squeeze()
     differ_from(
-        got, (sizes.view(3, 1, 1) * torch.tanh(z)).round() / sizes.view(3, 1, 1), "h is (L − 1)/2; with L there are 2L + 1 values"
+        got, (sizes.view(3, 1, 1) * torch.tanh(z)).round() / sizes.view(3, 1, 1), "m is (L − 1)/2; with L there are 2L + 1 values"
     )
     differ_from(got, torch.tanh(z), "nothing was rounded")
     agree(got, grid / half, "finite_scalar, the quantised z")

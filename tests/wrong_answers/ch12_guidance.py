@@ -117,6 +117,12 @@ def _middle(t, first, last):
     return (t >= last) & (t <= first)
 
 
+def two_conditions__one_after_the_other(eps_null, eps_image, eps_both, w_image, w_text):
+    """one guidance after the other"""
+    first = eps_null + w_image * (eps_image - eps_null)
+    return first + w_text * (eps_both - first)
+
+
 def in_interval__always(denoise_cond, denoise_null, w, first, last):
     """guided at all times"""
     return _interval(lambda t, first, last: t == t)(denoise_cond, denoise_null, w, first, last)
@@ -155,6 +161,20 @@ def in_interval__one_for_all(denoise_cond, denoise_null, w, first, last):
 def in_interval__asks_always(denoise_cond, denoise_null, w, first, last):
     """nobody needs denoise_null"""
     return _interval(_middle, ask_always=True)(denoise_cond, denoise_null, w, first, last)
+
+
+def in_interval__in_parts(denoise_cond, denoise_null, w, first, last):
+    """ask denoise_cond about the whole batch"""
+
+    def denoise(x_t, t):
+        inside, x0 = _middle(t, first, last), torch.empty_like(x_t)
+        x0[~inside] = denoise_cond(x_t[~inside], t[~inside])
+        if inside.any():
+            cond, null = denoise_cond(x_t[inside], t[inside]), denoise_null(x_t[inside], t[inside])
+            x0[inside] = null + w * (cond - null)
+        return x0
+
+    return denoise
 
 
 def in_interval__no_function(denoise_cond, denoise_null, w, first, last):
@@ -229,7 +249,7 @@ def interval_end__w(var_cond, var_null, w, low, high):
 
 
 def interval_end__unconditional_outside(var_cond, var_null, w, low, high):
-    """outside the interval it is unconditional there"""
+    """outside the interval it is unconditional; conditional is wanted"""
     return var_null * _inside(var_cond, var_null, low**2, high**2) ** w
 
 

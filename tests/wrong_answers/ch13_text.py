@@ -185,6 +185,47 @@ def closest_pair__distinct(words: dict[tuple[str, ...], int]) -> tuple[str, str]
     return _best(words, lambda ab, a, b: ab / (a * b), distinct=True)
 
 
+def _counted(words: dict, places, named=lambda pair: pair) -> tuple[str, str]:
+    pieces, pairs = Counter(), Counter()
+    for word, count in words.items():
+        for piece in word:
+            pieces[piece] += count
+        for pair in places(word):
+            pairs[named(pair)] += count
+    return min(pairs, key=lambda pair: (-pairs[pair] / (pieces[pair[0]] * pieces[pair[1]]), pair))
+
+
+def closest_pair__set(words: dict[tuple[str, ...], int]) -> tuple[str, str]:
+    """a pair that stands in a word twice was counted once"""
+    return _counted(words, lambda word: set(pairwise(word)))
+
+
+def closest_pair__without_order(words: dict[tuple[str, ...], int]) -> tuple[str, str]:
+    """a pair has an order"""
+    return _counted(words, pairwise, lambda pair: tuple(sorted(pair)))
+
+
+def closest_pair__overlaps(words: dict[tuple[str, ...], int]) -> tuple[str, str]:
+    """overlapping places were counted once"""
+
+    def places(word: tuple[str, ...]) -> list[tuple[str, str]]:
+        found = []
+        for pair in set(pairwise(word)):
+            place = 0
+            while place < len(word) - 1:
+                here = word[place : place + 2] == pair
+                found += [pair] * here
+                place += 1 + here
+        return found
+
+    return _counted(words, places)
+
+
+def closest_pair__information(words: dict[tuple[str, ...], int]) -> tuple[str, str]:
+    """weighed by how often the pair occurs"""
+    return _best(words, lambda ab, a, b: ab * math.log(ab / (a * b)))
+
+
 def closest_pair__last_of_equals(words: dict[tuple[str, ...], int]) -> tuple[str, str]:
     """comes first in the alphabet"""
     pieces, pairs = Counter(), Counter()
@@ -258,6 +299,20 @@ def best_split__all_cuts(word: str, log_prob: dict[str, float]) -> list[str]:
         return [[rest[:stop], *others] for stop in stops for others in cuts(rest[stop:])]
 
     return max(cuts(word), key=lambda pieces: sum(log_prob[piece] for piece in pieces))
+
+
+def best_split__all_prefixes(word: str, log_prob: dict[str, float]) -> list[str]:
+    """do not try all cuts"""
+
+    def best(rest: str) -> tuple[float, list[str]]:
+        ways = [(0.0, [])] if not rest else []
+        for piece, value in log_prob.items():
+            if rest.startswith(piece):
+                total, pieces = best(rest[len(piece) :])
+                ways.append((value + total, [piece, *pieces]))
+        return max(ways, key=lambda way: way[0])
+
+    return best(word)[1]
 
 
 def best_split__text(word: str, log_prob: dict[str, float]) -> str:

@@ -59,6 +59,11 @@ def symmetric_loss__mean(pictures: Tensor, captions: Tensor, log_scale: Tensor) 
     return _both(log_scale.exp() * _unit(pictures) @ _unit(captions).T).mean()
 
 
+def symmetric_loss__stopped(pictures: Tensor, captions: Tensor, log_scale: Tensor) -> Tensor:
+    """the scale was stopped at 100"""
+    return _both(log_scale.exp().clamp(max=100) * _unit(pictures) @ _unit(captions).T)
+
+
 def symmetric_loss__overflow(pictures: Tensor, captions: Tensor, log_scale: Tensor) -> Tensor:
     """some of it is infinite or not a number"""
     chances = (log_scale.exp() * _unit(pictures) @ _unit(captions).T).exp()
@@ -114,6 +119,15 @@ def expected_floor__bits(frequencies: Tensor, count: int) -> Tensor:
     return torch.tensor(sum(each), dtype=torch.float64)
 
 
+def expected_floor__one_caption(frequencies: Tensor, count: int) -> Tensor:
+    """expected_floor of a single caption is nan"""
+    B = torch.arange(count, dtype=torch.float64)
+    log_choose = math.lgamma(count) - torch.lgamma(B + 1) - torch.lgamma(count - B)
+    f = frequencies[:, None]
+    chances = (log_choose + B * f.log() + (count - 1 - B) * torch.log1p(-f)).exp()
+    return (f * chances * torch.log1p(B)).sum()
+
+
 def _signs(cosines: Tensor) -> Tensor:
     return 2 * torch.eye(len(cosines), dtype=cosines.dtype) - 1
 
@@ -146,6 +160,12 @@ def sigmoid_loss__mean(cosines: Tensor, log_scale: Tensor, bias: Tensor) -> Tens
 def sigmoid_loss__columns(cosines: Tensor, log_scale: Tensor, bias: Tensor) -> Tensor:
     """picture i is charged for its row"""
     return -F.logsigmoid(_signs(cosines) * (log_scale.exp() * cosines + bias)).sum(0)
+
+
+def sigmoid_loss__row_and_column(cosines: Tensor, log_scale: Tensor, bias: Tensor) -> Tensor:
+    """half of the row and half of the column"""
+    cells = -F.logsigmoid(_signs(cosines) * (log_scale.exp() * cosines + bias))
+    return (cells.sum(0) + cells.sum(1)) / 2
 
 
 def sigmoid_loss__no_bias(cosines: Tensor, log_scale: Tensor, bias: Tensor) -> Tensor:
@@ -288,6 +308,12 @@ def image_gradient__no_target(u: Tensor, w: Tensor, scale: float, start: int, st
     """the target is missing"""
     logits = scale * u @ w.T
     return scale / (2 * len(u)) * (logits.softmax(1) + logits.softmax(0))[start:stop] @ w
+
+
+def image_gradient__transposed(u: Tensor, w: Tensor, scale: float, start: int, stop: int) -> Tensor:
+    """the columns' beliefs are transposed"""
+    both = _excess(u, w, scale, 0.5, 0.0) + _excess(u, w, scale, 0.0, 0.5).T
+    return scale / len(u) * both[start:stop] @ w
 
 
 def image_gradient__own_column(u: Tensor, w: Tensor, scale: float, start: int, stop: int) -> Tensor:

@@ -205,7 +205,7 @@ def _scalar(z: Tensor, levels: list[int], squeeze=torch.tanh, rounding=torch.rou
 
 
 def finite_scalar__whole(z: Tensor, levels: list[int]):
-    """divide by h"""
+    """divide by m"""
     out, codes = _scalar(z, levels)
     return out * torch.tensor([(level - 1) / 2 for level in levels], dtype=z.dtype).view(-1, 1, 1), codes
 
