@@ -15,7 +15,10 @@ def _randn(*shape, seed):
 def test_matched_alpha_bar(answer):
     for s in (0.2, 5.0):
         alpha_bar = torch.cat([ALPHA_BAR, torch.zeros(1, dtype=torch.float64)])  # zero terminal SNR
-        got = doubles(asked(answer.matched_alpha_bar, alpha_bar, s), (10,), "matched_alpha_bar")
+        got = asked(answer.matched_alpha_bar, alpha_bar, s)
+        undefined = isinstance(got, torch.Tensor) and got.isnan().any()
+        assert not undefined, "at ᾱ = 1 the SNR is infinite, and ∞/∞ is not a number: solve for ᾱ first, then put numbers in"
+        got = doubles(got, (10,), "matched_alpha_bar")
         snr = alpha_bar[1:-1] / (1 - alpha_bar[1:-1])
 
         def whole(inner, alpha_bar=alpha_bar):
@@ -31,6 +34,8 @@ def test_matched_alpha_bar(answer):
             got, (alpha_bar * s**2).clamp(max=1), "a was multiplied by s; σ has to follow, and wide latents need less of a"
         )
         differ_from(got, wanted.sqrt(), "that is the signal rate √ᾱ; ᾱ is wanted")
+        twice = whole(torch.sigmoid(torch.log(snr) - 4 * torch.log(torch.tensor(s).double())))
+        differ_from(got, twice, "s⁴: λ is half of log SNR, so it is shifted by log s, and log SNR by twice that")
         differ_from(got, 1 - wanted, "that is 1 − ᾱ, the noise; ᾱ falls from 1")
         differ_from(got, torch.cat([torch.zeros(1), snr / s**2, torch.zeros(1)]).double(), "that is an SNR; ᾱ is wanted")
         agree(got, wanted, "matched_alpha_bar")
@@ -77,6 +82,9 @@ def test_without_token(answer):
         differ_from(got, zeroed.softmax(-1) @ value, "a score of zero is not out of sight: exp(0) = 1")
         shared = weight[..., others] + weight[..., token, None] / 4
         differ_from(got, shared @ value[..., others, :], "the free share was divided evenly; a softmax divides it in proportion")
+        unmoved = weight @ value / (1 - weight[..., token, None])
+        differ_from(got, unmoved, "the sum still holds the token: take it away first, and then divide")
+        differ_from(got, kept * 5 / 4, "scaled as if every token had the same share; each position divides by what it has left")
         differ_from(got, kept / weight[..., token, None], "divided by the token's own share; the others have 1 minus that")
         differ_from(got, kept / (1 - weight[..., token, None]).mean(2, keepdim=True), "each position has a share of its own")
         differ_from(got, kept * (1 - weight[..., token, None]), "multiplied by what is left; to sum to 1, divide by it")
@@ -103,6 +111,8 @@ def test_folded_condition(answer):
     differ_from(added, flat, "averaged over places: the bias differs from place to place")
     one = (own + bias[:, None, None]).mean(0, keepdim=True).expand_as(own)
     differ_from(added, one, "averaged over the batch: each example has an image of its own")
+    centre = torch.einsum("oihw,nixy->noxy", weight[:, 2:], image) + bias[:, None, None]
+    differ_from(added, centre, "the kernel was summed: each place sees its neighbours' values, not its own nine times")
     agree(added, own + bias[:, None, None], "the map")
     agree(F.conv2d(x, first, padding=1) + added, F.conv2d(torch.cat([x, image], 1), weight, bias, padding=1), "the first layer")
 
@@ -126,6 +136,11 @@ def test_mismatch_of_chain(answer):
         differ_from(got, alone, "the factors' difference multiplies z_t, and E z_t² is a² s² + σ² here, not 1")
         squares = times * (a2 - a2 * s**4 / total**2).abs() * total
         differ_from(got, squares, "a difference of squares is no square of a difference")
+        of_noise = times * extra * a2 / n2
+        differ_from(got, of_noise, "that is the error of ε̂, a²/σ² times as large: the difference of SNRs weighs that of ẑ_0")
+        least_noise = a2 * s**2 / total
+        differ_from(got, times * (theirs - least_noise), "(16.5) is the least error of ε̂; that of ẑ_0 is wanted")
+        differ_from(got, times * (theirs - n2 / total), "the least error of ẑ_0 is s² σ²/(a² s² + σ²): an s² is missing")
         agree(got, times * extra, "mismatch_of_chain")
 
 

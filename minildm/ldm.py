@@ -111,7 +111,8 @@ class LatentDiffusion(nn.Module):
             guidance: w; 1 is plain conditional sampling.
             steps: of the sampler, 1..T.
             sampler: ddpm, ddim, euler, heun or dpmpp.
-            seed: image i is drawn from the noise of seed + i, so it does not depend on what else is in the batch.
+            seed: image i is drawn from the noise of seed + i, whatever else is in the batch. (PyTorch's generator on the CPU,
+                which this uses, looks at its last 32 bits only.)
             batch: how many images are drawn at a time, which bounds the memory.
             condition: for a U-Net that reads more channels than latents have, one for each prompt, N×(the rest)×h×w.
 

@@ -18,6 +18,13 @@ from minildm.schedule import NoiseSchedule
 from minildm.unet import UNet
 
 
+def test_the_largest_seed_draws_what_its_last_32_bits_draw(model: LatentDiffusion) -> None:
+    largest = 2**63 - 2
+    image, same, other = (model.generate(["a red circle"], steps=2, seed=seed) for seed in (largest, largest % 2**32, 2**31))
+    assert torch.equal(image, same)
+    assert (image - other).abs().max() > 1e-4
+
+
 @pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
 def test_a_prompt_gives_the_same_image_alone_and_in_a_batch(model: LatentDiffusion, sampler: str, guidance: float) -> None:

@@ -19,6 +19,7 @@ from minildm.tokenizer import (
     START,
     WORD_END,
     Tokenizer,
+    byte_symbols,
     code_bits,
     merge,
     merge_gain,
@@ -36,6 +37,14 @@ CAPTIONS = [
     "naïve café, über straße, ñandú; привет мир; γεια",
 ] * 3
 TOKENIZER = Tokenizer.train(CAPTIONS, 640)
+
+
+def test_a_byte_that_prints_is_its_own_symbol_and_the_others_follow_from_u_0100() -> None:
+    symbols = byte_symbols()
+    prints = {byte for byte in range(256) if chr(byte).isprintable() and not chr(byte).isspace()}
+    assert {byte for byte in range(256) if symbols[byte] == chr(byte)} == prints
+    rest = [symbols[byte] for byte in range(256) if byte not in prints]
+    assert rest == [chr(256 + place) for place in range(len(rest))]
 
 
 def composed(text: str) -> str:

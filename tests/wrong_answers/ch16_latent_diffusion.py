@@ -46,9 +46,14 @@ def matched_alpha_bar__noise(alpha_bar: Tensor, deviation: float) -> Tensor:
 
 
 def matched_alpha_bar__divided_by_zero(alpha_bar: Tensor, deviation: float) -> Tensor:
-    """infinite or not a number"""
+    """∞/∞ is not a number"""
     snr = alpha_bar / (1 - alpha_bar) / deviation**2
     return snr / (1 + snr)
+
+
+def matched_alpha_bar__shifted_twice(alpha_bar: Tensor, deviation: float) -> Tensor:
+    """λ is half of log SNR"""
+    return alpha_bar / (alpha_bar + deviation**4 * (1 - alpha_bar))
 
 
 def matched_alpha_bar__float32(alpha_bar: Tensor, deviation: float) -> Tensor:
@@ -165,6 +170,16 @@ def without_token__the_token_alone(weight: Tensor, value: Tensor, token: int) ->
     return weight[..., token, None] * value[..., token, None, :]
 
 
+def without_token__still_there(weight: Tensor, value: Tensor, token: int) -> Tensor:
+    """take it away first"""
+    return weight @ value / (1 - weight[..., token, None])
+
+
+def without_token__equal_shares(weight: Tensor, value: Tensor, token: int) -> Tensor:
+    """as if every token had the same share"""
+    return without_token__not_divided(weight, value, token) * value.shape[2] / (value.shape[2] - 1)
+
+
 def without_token__in_place(weight: Tensor, value: Tensor, token: int) -> Tensor:
     """work on a copy"""
     left = 1 - weight[..., token, None]
@@ -228,6 +243,12 @@ def folded_condition__one_image(weight: Tensor, bias: Tensor, image: Tensor) -> 
     return _own(weight, image), added.mean(0, keepdim=True).expand_as(added)
 
 
+def folded_condition__summed_kernel(weight: Tensor, bias: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
+    """the kernel was summed"""
+    image_weight = weight[:, weight.shape[1] - image.shape[1] :]
+    return weight[:, : weight.shape[1] - image.shape[1]], F.conv2d(image, image_weight.sum((2, 3), keepdim=True), bias)
+
+
 def folded_condition__map_alone(weight: Tensor, bias: Tensor, image: Tensor) -> Tensor:
     """2 things are to be returned"""
     return _fold(weight, bias, image)
@@ -289,6 +310,25 @@ def mismatch_of_chain__differences_of_squares(alpha_bar: Tensor, deviation: floa
     weight, _, total, _ = _parts(alpha_bar, deviation)
     a2 = alpha_bar[2:]
     return weight * (a2 - a2 * deviation**4 / total**2).abs() * total
+
+
+def mismatch_of_chain__of_the_noise(alpha_bar: Tensor, deviation: float) -> Tensor:
+    """that is the error of ε̂"""
+    weight, apart, total, n2 = _parts(alpha_bar, deviation)
+    return weight * apart**2 * total * (1 - n2) / n2
+
+
+def mismatch_of_chain__least_of_the_noise(alpha_bar: Tensor, deviation: float) -> Tensor:
+    """(16.5) is the least error of ε̂"""
+    weight, apart, total, n2 = _parts(alpha_bar, deviation)
+    theirs = apart**2 * total + deviation**2 * n2 / total
+    return weight * (theirs - (1 - n2) * deviation**2 / total)
+
+
+def mismatch_of_chain__unit_latents(alpha_bar: Tensor, deviation: float) -> Tensor:
+    """an s² is missing"""
+    weight, apart, total, n2 = _parts(alpha_bar, deviation)
+    return weight * (apart**2 * total + deviation**2 * n2 / total - n2 / total)
 
 
 def mismatch_of_chain__with_the_first_step(alpha_bar: Tensor, deviation: float) -> Tensor:
