@@ -41,6 +41,7 @@ TOKENIZER = Tokenizer.train(CAPTIONS, 640)
 
 def test_a_byte_that_prints_is_its_own_symbol_and_the_others_follow_from_u_0100() -> None:
     symbols = byte_symbols()
+    assert sorted(symbols) == list(range(256)) and len({*symbols.values()}) == 256
     prints = {byte for byte in range(256) if chr(byte).isprintable() and not chr(byte).isspace()}
     assert {byte for byte in range(256) if symbols[byte] == chr(byte)} == prints
     rest = [symbols[byte] for byte in range(256) if byte not in prints]
