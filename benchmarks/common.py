@@ -23,7 +23,7 @@ from minildm.ldm import LatentDiffusion
 
 SIZES = {  # name: preset, changes to its model, batch of the denoiser
     "mnist": ("mnist", {}, 128),
-    "mnist, its own batch": ("mnist", {}, 32),
+    "mnist, small batches": ("mnist", {}, 32),
     "mnist, attention on both levels": ("mnist", {"attention": (True, True)}, 128),
     "cifar10": ("cifar10", {}, 64),
     "128 pixels": ("emoji", {"image_size": 128}, 16),

@@ -192,7 +192,7 @@ class Patient(dict):
             yield piece
 
     def items(self):
-        return ((piece, self[piece]) for piece in self)
+        return [(piece, self[piece]) for piece in self]
 
 
 def test_best_split(answer):

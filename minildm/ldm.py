@@ -112,7 +112,7 @@ class LatentDiffusion(nn.Module):
             steps: of the sampler, 1..T.
             sampler: ddpm, ddim, euler, heun or dpmpp.
             seed: image i is drawn from the noise of seed + i, whatever else is in the batch. (PyTorch's generator on the CPU,
-                which this uses, looks at its last 32 bits only.)
+                which this uses, looks at the seed's last 32 bits only.)
             batch: how many images are drawn at a time, which bounds the memory.
             condition: for a U-Net that reads more channels than latents have, one for each prompt, N×(the rest)×h×w.
 
