@@ -103,9 +103,8 @@ def test_in_interval(answer):
     off = torch.where(middle[:, None, None, None], c + w * (c - n), c)
     differ_from(got, off, "begin at ∅: c + w (c − ∅) is guidance with w + 1")
     agree(got, mix(middle, c), "in_interval")
-    labels = torch.arange(6.0, dtype=torch.float64).view(
-        6, 1, 1, 1
-    )  # a denoiser that knows the example by its place in the batch
+    labels = torch.arange(6.0, dtype=torch.float64).view(6, 1, 1, 1)
+    # a denoiser that knows each example's class by its place in the batch
     placed = answer.in_interval(lambda x, t: x + labels[: len(x)], lambda x, t: 0 * x, 1.0, 70, 20)
     differ_from(
         torch.as_tensor(placed(x, t)).double(),

@@ -115,6 +115,19 @@ def test_the_source_that_was_shown_is_the_source_now(chapter, monkeypatch):
     assert shown > 0
 
 
+def test_the_tables_that_were_shown_are_the_tables_now():
+    shown = 0
+    for chapter in ALL:
+        for cell in chapter.code:
+            for page, first, last in re.findall(r'Markdown\(rows_between\("(.+?)", "(.+?)", "(.+?)"\)\)', text(cell["source"])):
+                page = (ROOT / "chapters" / page).read_text("utf-8")
+                begin = page.index(f"\n{first}") + 1
+                wanted = page[begin : page.index("\n", page.index(f"\n{last}", begin) + 1)]
+                assert text(cell["outputs"][0]["data"]["text/markdown"]) == wanted, f"{chapter.name}: run it anew"
+                shown += 1
+    assert shown > 0
+
+
 def test_the_readme_counts_what_there_is():
     assert readme_table.table() in readme_table.README.read_text("utf-8"), "python tools/readme_table.py writes it anew"
 

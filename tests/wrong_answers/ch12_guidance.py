@@ -95,6 +95,12 @@ def two_conditions__away(eps_null, eps_image, eps_both, w_image, w_text):
     return eps_null - w_image * (eps_image - eps_null) - w_text * (eps_both - eps_image)
 
 
+def two_conditions__one_after_the_other(eps_null, eps_image, eps_both, w_image, w_text):
+    """one guidance after the other"""
+    first = eps_null + w_image * (eps_image - eps_null)
+    return first + w_text * (eps_both - first)
+
+
 def _interval(inside_of, outside="cond", ask_always=False, start="null"):
     """Build a wrong `in_interval` from when it guides and what it does otherwise."""
 
@@ -115,12 +121,6 @@ def _interval(inside_of, outside="cond", ask_always=False, start="null"):
 
 def _middle(t, first, last):
     return (t >= last) & (t <= first)
-
-
-def two_conditions__one_after_the_other(eps_null, eps_image, eps_both, w_image, w_text):
-    """one guidance after the other"""
-    first = eps_null + w_image * (eps_image - eps_null)
-    return first + w_text * (eps_both - first)
 
 
 def in_interval__always(denoise_cond, denoise_null, w, first, last):

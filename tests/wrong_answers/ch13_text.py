@@ -139,14 +139,18 @@ def readable__first_row(tokens: Tensor, end: int, causal: bool) -> Tensor:
     return _columns(_before_end(tokens, end)[:1].expand(len(tokens), -1), causal)
 
 
-def _best(words: dict, score, weigh: bool = True, distinct: bool = False) -> tuple[str, str]:
+def _likely(ab: int, a: int, b: int) -> float:
+    return ab / (a * b)
+
+
+def _best(words: dict, score=_likely, weigh=True, distinct=False, places=pairwise, named=lambda pair: pair) -> tuple[str, str]:
     pieces, pairs = Counter(), Counter()
     for word, count in words.items():
         count = count if weigh else 1
         for piece in set(word) if distinct else word:
             pieces[piece] += count
-        for pair in pairwise(word):
-            pairs[pair] += count
+        for pair in places(word):
+            pairs[named(pair)] += count
     return min(pairs, key=lambda pair: (-score(pairs[pair], pieces[pair[0]], pieces[pair[1]]), pair))
 
 
@@ -172,7 +176,7 @@ def closest_pair__second(words: dict[tuple[str, ...], int]) -> tuple[str, str]:
 
 def closest_pair__unweighed(words: dict[tuple[str, ...], int]) -> tuple[str, str]:
     """each word was counted once"""
-    return _best(words, lambda ab, a, b: ab / (a * b), weigh=False)
+    return _best(words, weigh=False)
 
 
 def closest_pair__lowest(words: dict[tuple[str, ...], int]) -> tuple[str, str]:
@@ -182,27 +186,17 @@ def closest_pair__lowest(words: dict[tuple[str, ...], int]) -> tuple[str, str]:
 
 def closest_pair__distinct(words: dict[tuple[str, ...], int]) -> tuple[str, str]:
     """a piece that stands in a word twice"""
-    return _best(words, lambda ab, a, b: ab / (a * b), distinct=True)
-
-
-def _counted(words: dict, places, named=lambda pair: pair) -> tuple[str, str]:
-    pieces, pairs = Counter(), Counter()
-    for word, count in words.items():
-        for piece in word:
-            pieces[piece] += count
-        for pair in places(word):
-            pairs[named(pair)] += count
-    return min(pairs, key=lambda pair: (-pairs[pair] / (pieces[pair[0]] * pieces[pair[1]]), pair))
+    return _best(words, distinct=True)
 
 
 def closest_pair__set(words: dict[tuple[str, ...], int]) -> tuple[str, str]:
     """a pair that stands in a word twice was counted once"""
-    return _counted(words, lambda word: set(pairwise(word)))
+    return _best(words, places=lambda word: set(pairwise(word)))
 
 
 def closest_pair__without_order(words: dict[tuple[str, ...], int]) -> tuple[str, str]:
     """a pair has an order"""
-    return _counted(words, pairwise, lambda pair: tuple(sorted(pair)))
+    return _best(words, named=lambda pair: tuple(sorted(pair)))
 
 
 def closest_pair__overlaps(words: dict[tuple[str, ...], int]) -> tuple[str, str]:
@@ -218,7 +212,7 @@ def closest_pair__overlaps(words: dict[tuple[str, ...], int]) -> tuple[str, str]
                 place += 1 + here
         return found
 
-    return _counted(words, places)
+    return _best(words, places=places)
 
 
 def closest_pair__information(words: dict[tuple[str, ...], int]) -> tuple[str, str]:
@@ -239,7 +233,7 @@ def closest_pair__last_of_equals(words: dict[tuple[str, ...], int]) -> tuple[str
 
 def closest_pair__joined(words: dict[tuple[str, ...], int]) -> str:
     """a pair (a, b) of neighbours is wanted"""
-    return "".join(_best(words, lambda ab, a, b: ab / (a * b)))
+    return "".join(_best(words))
 
 
 def _steps(word: str, log_prob: dict[str, float], score) -> list[str]:
