@@ -99,7 +99,9 @@ def test_closest_pair(answer):
     assert isinstance(got, tuple) and len(got) == 2, "closest_pair: a pair (a, b) of neighbours is wanted"
     wanted = ("v", "w")  # v and w never stand alone: 1/(1·1), like z and y, and v comes first
     assert _scores(words, lambda ab, a, b: ab / (a * b)) == wanted
-    assert got != _scores(words, lambda ab, a, b: ab), "that is the most frequent pair, which BPE joins"
+    assert got != _scores(words, lambda ab, a, b: ab), (
+        "that is the most frequent pair, which BPE joins; how often a pair occurs must not weigh by itself"
+    )
     assert got != ("z", "y"), "(v, w) has the same score, and comes first in the alphabet"
     repeats = {"ba": 3, "bbb": 10, "ddcdd": 8, "acaca": 11, "cc": 11, "bccd": 11, "abdcc": 3}  # right is (b, b)
     third = answer.closest_pair({tuple(word): count for word, count in repeats.items()})

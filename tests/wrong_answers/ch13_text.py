@@ -220,6 +220,13 @@ def closest_pair__information(words: dict[tuple[str, ...], int]) -> tuple[str, s
     return _best(words, lambda ab, a, b: ab * math.log(ab / (a * b)))
 
 
+def closest_pair__information_of_shares(words: dict[tuple[str, ...], int]) -> tuple[str, str]:
+    """how often a pair occurs must not weigh by itself"""
+    pieces = sum(count * len(word) for word, count in words.items())
+    pairs = sum(count * (len(word) - 1) for word, count in words.items())
+    return _best(words, lambda ab, a, b: ab / pairs * math.log(ab / pairs * pieces**2 / (a * b)))
+
+
 def closest_pair__last_of_equals(words: dict[tuple[str, ...], int]) -> tuple[str, str]:
     """comes first in the alphabet"""
     pieces, pairs = Counter(), Counter()
