@@ -31,7 +31,7 @@ from minildm.autoencoder import Autoencoder, autoencoder_loss
 from minildm.ddpm import ddpm_loss
 from minildm.engine.bench import stages
 from minildm.engine.data import to_float
-from minildm.engine.device import autocast
+from minildm.engine.device import autocast, muon_precision
 from minildm.engine.memory import keep_freed_memory
 from minildm.engine.presets import Settings
 from minildm.engine.stages import Stage
@@ -54,21 +54,30 @@ def generator() -> torch.Generator:
 class Ours(Stage):
     """Our training loop's step, on random data."""
 
-    def __init__(self, network: nn.Module, settings: Settings, batch: int, loss: Callable[[nn.Module], Tensor]) -> None:
-        super().__init__("bench", network, batch, 10_000, batch, settings.lr, settings)
+    def __init__(
+        self, network: nn.Module, settings: Settings, batch: int, loss: Callable[[nn.Module], Tensor], muon: torch.dtype
+    ) -> None:
+        super().__init__("bench", network, batch, 10_000, batch, settings.lr, settings, muon)
         self.wanted = loss
 
     def loss(self, places: Tensor, generator: torch.Generator) -> Tensor:
         return self.wanted(self.network)
 
 
-def training(network: nn.Module, settings: Settings, batch: int, loss: Callable[[nn.Module], Tensor], who: str) -> Work:
-    """A training step: forward, backward, gradient clipped, Muon and AdamW; by default AdamW alone."""
+def training(
+    network: nn.Module,
+    settings: Settings,
+    batch: int,
+    loss: Callable[[nn.Module], Tensor],
+    who: str,
+    muon: torch.dtype = torch.float32,
+) -> Work:
+    """A training step: forward, backward, gradient clipped, Muon (in this precision) and AdamW; by default AdamW alone."""
     if who == "ours":
-        stage, count = Ours(network, settings, batch, loss), iter(range(10**9))
+        stage, count = Ours(network, settings, batch, loss, muon), iter(range(10**9))
         return lambda: stage.step(next(count))
     if who == "settings":
-        optimizers = muon_and_adamw(network, settings.lr, settings.weight_decay)
+        optimizers = muon_and_adamw(network, settings.lr, settings.weight_decay, muon)
     else:
         optimizers = [torch.optim.AdamW(network.parameters(), settings.lr, (0.9, 0.99), weight_decay=settings.weight_decay)]
 
@@ -115,7 +124,7 @@ def unet(settings: Settings, who: str, batch: int) -> tuple[nn.Module, Work]:
     def loss(network: nn.Module) -> Tensor:
         return ddpm_loss(lambda x, t: predict(network, x, t), z, t, noise, schedule, config.prediction).mean()
 
-    return network, training(network, settings, batch, loss, who)
+    return network, training(network, settings, batch, loss, who, muon_precision(settings, CPU))
 
 
 def autoencoder(settings: Settings, who: str, batch: int) -> tuple[nn.Module, Work]:
@@ -149,7 +158,11 @@ def text(settings: Settings, who: str, batch: int) -> tuple[nn.Module, Work]:
         network, states = TextEncoder(config), lambda network: network(tokens)
     else:
         network, states = reference_text(config), lambda network: network(input_ids=tokens).last_hidden_state
-    return network, training(network, settings, batch, lambda model: (states(model).float() - wanted).square().mean(), who)
+
+    def loss(network: nn.Module) -> Tensor:
+        return (states(network).float() - wanted).square().mean()
+
+    return network, training(network, settings, batch, loss, who, muon_precision(settings, CPU))
 
 
 def sampler(settings: Settings, who: str, batch: int) -> tuple[nn.Module, Work]:

@@ -4,7 +4,7 @@ A gradient of a weight matrix is mostly made of a few directions, its largest si
 along these. Adam weighs every entry by itself, which changes that only in part. Muon takes the singular value decomposition
 U S Vᵀ of the averaged gradient and steps along U Vᵀ: the same directions, all equally far. What is rare in the data is learned as
 soon as what is frequent. PyTorch's own (`torch.optim.Muon`) takes no convolutions and computes in bfloat16, in which a CPU that
-lacks it needs 7 to 50 times as long as this does (benchmarks/RESULTS.md).
+lacks it needs 7 to 50 times as long as this does in float32 (benchmarks/RESULTS.md).
 """
 
 from collections.abc import Iterable
@@ -24,7 +24,7 @@ def orthogonalized(matrices: Tensor) -> Tensor:
     other first, and x only once at the end.
 
     Args:
-        matrices: N×rows×columns. Zeros stay zeros.
+        matrices: N×rows×columns, whose type is computed in: bfloat16 will do, where it is fast. Zeros stay zeros.
     """
     tall = matrices.shape[1] > matrices.shape[2]
     x = matrices.mT if tall else matrices  # the shorter side first: x xᵀ is small
@@ -51,13 +51,21 @@ class Muon(torch.optim.Optimizer):
             them at a fifth of this.)
         momentum: of the running average of gradients; the step looks ahead by one (Nesterov).
         weight_decay: lr · weight_decay of a weight is taken off in every step, as in AdamW.
+        precision: what `orthogonalized` computes in. Averages and weights keep their own type.
 
     Raises:
         ValueError: a parameter of fewer than two dimensions.
     """
 
-    def __init__(self, parameters: Iterable[nn.Parameter], lr: float, momentum: float = 0.8, weight_decay: float = 0.0) -> None:
-        super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+    def __init__(
+        self,
+        parameters: Iterable[nn.Parameter],
+        lr: float,
+        momentum: float = 0.8,
+        weight_decay: float = 0.0,
+        precision: torch.dtype = torch.float32,
+    ) -> None:
+        super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "precision": precision})
         for parameter in self.param_groups[0]["params"]:
             if parameter.dim() < 2:
                 raise ValueError(f"a parameter of shape {tuple(parameter.shape)} is no matrix: leave it to another optimizer")
@@ -73,7 +81,7 @@ class Muon(torch.optim.Optimizer):
             for weights in alike.values():
                 # Columns may stand in any order: in that of the memory, where convolutions are channels-last, nothing is copied.
                 ahead = [self._ahead(weight, group["momentum"]).movedim(1, -1) for weight in weights]
-                directions = orthogonalized(torch.stack([each.flatten(1) for each in ahead]))
+                directions = orthogonalized(torch.stack([each.flatten(1) for each in ahead]).to(group["precision"]))
                 directions *= group["lr"] * max(directions.shape[1:]) ** 0.5  # from length 1 each to a root mean square of lr
                 for weight, direction in zip(weights, directions, strict=True):
                     weight.mul_(1 - group["lr"] * group["weight_decay"])
@@ -88,13 +96,16 @@ class Muon(torch.optim.Optimizer):
         return weight.grad.lerp(state["average"], momentum)
 
 
-def muon_and_adamw(parts: nn.Module, lr: float, weight_decay: float = 0.0) -> tuple[Muon, torch.optim.AdamW]:
+def muon_and_adamw(
+    parts: nn.Module, lr: float, weight_decay: float = 0.0, precision: torch.dtype = torch.float32
+) -> tuple[Muon, torch.optim.AdamW]:
     """Muon for what multiplies, the weights of linear layers and convolutions; AdamW for the rest: biases, norms, tables.
 
-    Weights that are frozen are left out.
+    Weights that are frozen are left out. `precision` is Muon's.
     """
     layers = [layer.weight for layer in parts.modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
     matrices = {id(weight): weight for weight in layers if weight.requires_grad}
     rest = [each for each in parts.parameters() if each.requires_grad and id(each) not in matrices]
-    muon = Muon([{"params": list(matrices.values())}], lr, weight_decay=weight_decay)  # a group may be empty, a list may not
+    params = [{"params": list(matrices.values())}]  # a group may be empty, a list may not
+    muon = Muon(params, lr, weight_decay=weight_decay, precision=precision)
     return muon, torch.optim.AdamW([{"params": rest}], lr, (0.9, 0.99), weight_decay=weight_decay, fused=True)

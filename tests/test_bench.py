@@ -10,7 +10,7 @@ import torch
 from conftest import TINY
 from torch import Tensor, nn
 
-from minildm.engine import bench
+from minildm.engine import bench, device
 from minildm.engine.cli import main
 from minildm.engine.presets import PRESETS, Settings
 from minildm.engine.stages import Stage
@@ -61,6 +61,20 @@ def test_stages_compute_in_the_precision_that_is_asked_for(precision: str) -> No
     model.unet.first.register_forward_hook(lambda layer, inputs, output: seen.add(output.dtype))
     denoiser.step(0)
     assert seen == {torch.bfloat16 if precision == "bf16" else torch.float32}
+
+
+@pytest.mark.parametrize("native", [True, False])
+@pytest.mark.parametrize("precision", ["bf16", "float32"])
+def test_muon_is_in_half_precision_for_the_denoiser_where_that_is_native(
+    precision: str, native: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(device, "native_bf16", lambda device: native)
+    settings = dataclasses.replace(PRESETS["shapes"][1], model=TINY, batch=8, autoencoder_batch=8, precision=precision)
+    _, autoencoder, denoiser = bench.stages(settings)
+    (in_autoencoder, _), (in_denoiser, _) = autoencoder.optimizers, denoiser.optimizers
+    assert in_autoencoder.param_groups[0]["precision"] == torch.float32
+    wanted = torch.bfloat16 if native and precision == "bf16" else torch.float32
+    assert in_denoiser.param_groups[0]["precision"] == wanted
 
 
 def test_medians_and_extremes() -> None:

@@ -38,6 +38,14 @@ def autocast_to_sample(settings: Settings, device: torch.device) -> contextlib.A
     return torch.autocast(device.type, torch.bfloat16, enabled=settings.precision != "float32" and native_bf16(device))
 
 
+def muon_precision(settings: Settings, device: torch.device) -> torch.dtype:
+    """What Muon multiplies a denoiser's matrices in: bfloat16 if the settings say so, and only where it is native.
+
+    Elsewhere it would take Muon many times as long. An autoencoder's matrices are too small to gain from it.
+    """
+    return torch.bfloat16 if settings.precision == "bf16" and native_bf16(device) else torch.float32
+
+
 def check_memory(config: LatentDiffusionConfig, device: torch.device) -> None:
     """Raise UserError if a model of this configuration cannot be trained in the memory that the device has in all."""
     try:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from minildm.autoencoder import Autoencoder, autoencoder_loss
 from minildm.ema import EMA
 from minildm.engine.data import Data, to_float
-from minildm.engine.device import autocast
+from minildm.engine.device import autocast, muon_precision
 from minildm.engine.presets import Settings
 from minildm.engine.seeds import seeded
 from minildm.gaussian import Gaussian
@@ -33,13 +33,24 @@ class Stage:
         size: the number of training examples.
         steps, batch, lr: of this stage.
         settings: the run's.
+        muon: what Muon multiplies in.
     """
 
-    def __init__(self, name: str, network: nn.Module, size: int, steps: int, batch: int, lr: float, settings: Settings) -> None:
+    def __init__(
+        self,
+        name: str,
+        network: nn.Module,
+        size: int,
+        steps: int,
+        batch: int,
+        lr: float,
+        settings: Settings,
+        muon: torch.dtype = torch.float32,
+    ) -> None:
         self.name, self.network, self.size, self.steps, self.batch, self.lr = name, network, size, steps, batch, lr
         self.settings = settings
         self.device = next(network.parameters()).device
-        self.optimizers = muon_and_adamw(network, lr, settings.weight_decay)
+        self.optimizers = muon_and_adamw(network, lr, settings.weight_decay, muon)
         self.owners = [(each, optimizer) for optimizer in self.optimizers for each in optimizer.param_groups[0]["params"]]
         self.parameters = [parameter for parameter, _ in self.owners]
         self._epoch, self._order = -1, torch.empty(0)
@@ -147,7 +158,8 @@ class DenoiserStage(Stage):
 
     def __init__(self, model: LatentDiffusion, latents: Gaussian, data: Data, settings: Settings) -> None:
         model.autoencoder.requires_grad_(False)
-        super().__init__("denoiser", model, len(data), settings.steps, settings.batch, settings.lr, settings)
+        muon = muon_precision(settings, next(model.parameters()).device)
+        super().__init__("denoiser", model, len(data), settings.steps, settings.batch, settings.lr, settings, muon)
         self.latents, self.wordings = latents, data.wordings
         self.tokens = model.tokens([*data.texts, ""])  # the last row is ∅
         self.ema = EMA(model, settings.ema)
