@@ -26,7 +26,7 @@ def main() -> None:
     for name, row in found.items():
         spread = f"{row['faster_by']:.2f} ({min(row['ratios']):.2f} to {max(row['ratios']):.2f})"
         print(f"| {name} | {row['rate']:.0f} | {spread} | {row['peak'] / 1e9:.2f} |")
-    command = f"python benchmarks/ablation.py --size {chosen.size!r}"
+    command = f"python benchmarks/ablation.py --size {chosen.size!r} --rounds {chosen.rounds}"
     chosen.json.write_text(json.dumps({"command": command, "machine": machine(), "rows": found}, indent=1) + "\n")
 
 

@@ -23,7 +23,8 @@ from minildm.ldm import LatentDiffusion
 
 SIZES = {  # name: preset, changes to its model, batch of the denoiser
     "mnist": ("mnist", {}, 128),
-    "mnist, small batches": ("mnist", {}, 32),
+    "demo": ("shapes", {}, 32),
+    "mnist, attention on the second level": ("mnist", {"attention": (False, True)}, 128),
     "mnist, attention on both levels": ("mnist", {"attention": (True, True)}, 128),
     "cifar10": ("cifar10", {}, 64),
     "128 pixels": ("emoji", {"image_size": 128}, 16),

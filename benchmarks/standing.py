@@ -23,7 +23,8 @@ from minildm.engine.device import choose_device
 WHO = ("ours", "default", "settings")
 ROWS = (  # work, size, batch (None: the size's own)
     ("unet", "mnist", None),
-    ("unet", "mnist, small batches", None),
+    ("unet", "demo", None),
+    ("unet", "mnist, attention on the second level", None),
     ("unet", "mnist, attention on both levels", None),
     ("unet", "cifar10", None),
     ("unet", "128 pixels", None),

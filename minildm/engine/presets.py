@@ -149,7 +149,9 @@ def small(
     return LatentDiffusionConfig(image_size=image_size, autoencoder=autoencoder, unet=unet, text=text, schedule=schedule)
 
 
+MIDDLE = UNetConfig(attention=(False, False))  # in the middle alone: a step takes 0.7 of the time
 WIDER = UNetConfig(widths=(96, 192), context_width=192, groups=6)
+EIGHT = dataclasses.replace(WIDER, in_channels=8, out_channels=8)  # through 4 channels, photographs lose what tells them apart
 
 PRESETS = {
     "shapes": (
@@ -176,7 +178,7 @@ PRESETS = {
             autoencoder_lr=2e-3,
             time_power=0.75,
             guidance=1.5,
-            model=small(32, 1, (16, 32, 64), UNetConfig(), middle_attention=False, vocabulary=640, length=16),
+            model=small(32, 1, (16, 32, 64), MIDDLE, middle_attention=False, vocabulary=640, length=16),
         ),
     ),
     "cifar10": (
@@ -184,7 +186,7 @@ PRESETS = {
         Settings(
             data="uoft-cs/cifar10",
             minutes=60.0,
-            model=small(32, 3, (32, 64, 128), WIDER, vocabulary=640, length=16),
+            model=small(32, 3, (32, 64, 128), EIGHT, vocabulary=640, length=16),
         ),
     ),
     "emoji": (
