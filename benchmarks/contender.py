@@ -283,6 +283,8 @@ def step(settings: Settings, who: str, batch: int) -> tuple[nn.Module, Work]:
     if ABLATIONS[who] & {"plain attention"}:
         attention.SHORT = 0
     model, autoencoder, stage = stages(dataclasses.replace(settings, batch=batch))
+    if ABLATIONS[who] & {"Muon in bf16"}:
+        stage.optimizers[0].param_groups[0]["precision"] = torch.float32
     if ABLATIONS[who] & {"channels-last"}:
         model.to(memory_format=torch.contiguous_format)
     if ABLATIONS[who] & {"cached latents"}:
@@ -301,6 +303,7 @@ def step(settings: Settings, who: str, batch: int) -> tuple[nn.Module, Work]:
 ABLATIONS: dict[str, set[str]] = {  # row: what is left out
     "ours": set(),
     "float32": {"bf16"},
+    "Muon in float32": {"Muon in bf16"},
     "fused attention": {"plain attention"},
     "NCHW": {"channels-last"},
     "attention on every level": {"attention by level"},
