@@ -302,7 +302,7 @@ def step(settings: Settings, who: str, batch: int) -> tuple[nn.Module, Work]:
 
 ABLATIONS: dict[str, set[str]] = {  # row: what is left out
     "ours": set(),
-    "float32": {"bf16"},
+    "float32, Muon too": {"bf16"},
     "Muon in float32": {"Muon in bf16"},
     "fused attention": {"plain attention"},
     "NCHW": {"channels-last"},

@@ -24,7 +24,8 @@ def orthogonalized(matrices: Tensor) -> Tensor:
     other first, and x only once at the end.
 
     Args:
-        matrices: N×rows×columns, whose type is computed in: bfloat16 will do, where it is fast. Zeros stay zeros.
+        matrices: N×rows×columns, whose type is computed in. In bfloat16, which will do where it is fast, small values may end
+            between 0.3 and 1.8. Zeros stay zeros.
     """
     tall = matrices.shape[1] > matrices.shape[2]
     x = matrices.mT if tall else matrices  # the shorter side first: x xᵀ is small
@@ -51,7 +52,7 @@ class Muon(torch.optim.Optimizer):
             them at a fifth of this.)
         momentum: of the running average of gradients; the step looks ahead by one (Nesterov).
         weight_decay: lr · weight_decay of a weight is taken off in every step, as in AdamW.
-        precision: what `orthogonalized` computes in. Averages and weights keep their own type.
+        precision: the type that `orthogonalized` computes in; None: that of the weights, which they and their averages keep.
 
     Raises:
         ValueError: a parameter of fewer than two dimensions.
@@ -63,7 +64,7 @@ class Muon(torch.optim.Optimizer):
         lr: float,
         momentum: float = 0.8,
         weight_decay: float = 0.0,
-        precision: torch.dtype = torch.float32,
+        precision: torch.dtype | None = None,
     ) -> None:
         super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "precision": precision})
         for parameter in self.param_groups[0]["params"]:
@@ -81,7 +82,8 @@ class Muon(torch.optim.Optimizer):
             for weights in alike.values():
                 # Columns may stand in any order: in that of the memory, where convolutions are channels-last, nothing is copied.
                 ahead = [self._ahead(weight, group["momentum"]).movedim(1, -1) for weight in weights]
-                directions = orthogonalized(torch.stack([each.flatten(1) for each in ahead]).to(group["precision"]))
+                together = torch.stack([each.flatten(1) for each in ahead])
+                directions = orthogonalized(together.to(group["precision"] or together.dtype))
                 directions *= group["lr"] * max(directions.shape[1:]) ** 0.5  # from length 1 each to a root mean square of lr
                 for weight, direction in zip(weights, directions, strict=True):
                     weight.mul_(1 - group["lr"] * group["weight_decay"])
@@ -97,7 +99,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def muon_and_adamw(
-    parts: nn.Module, lr: float, weight_decay: float = 0.0, precision: torch.dtype = torch.float32
+    parts: nn.Module, lr: float, weight_decay: float = 0.0, precision: torch.dtype | None = None
 ) -> tuple[Muon, torch.optim.AdamW]:
     """Muon for what multiplies, the weights of linear layers and convolutions; AdamW for the rest: biases, norms, tables.
 

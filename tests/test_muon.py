@@ -107,7 +107,7 @@ def test_weights_of_one_shape_move_as_each_would_alone():
 
 @pytest.mark.parametrize("shape", [(8, 30), (30, 8), (128, 128), (16, 8, 3, 3)])
 def test_half_precision_takes_almost_the_same_steps(shape):
-    """bfloat16 has eight bits: an error of 0.4% in each of some ten products. Weights and averages stay float32."""
+    """bfloat16 has eight significant bits: an error of 0.4% in each of some ten products. Weights and averages stay float32."""
     weight, *gradients = draws(*shape, count=5)
     half = nn.Parameter(weight.clone())
     optimizer = Muon([half], 0.01, weight_decay=0.1, precision=torch.bfloat16)
@@ -119,12 +119,29 @@ def test_half_precision_takes_almost_the_same_steps(shape):
     assert 1e-4 * wanted.norm() < (moved - wanted).norm() < 0.05 * wanted.norm()
 
 
+@pytest.mark.parametrize("own", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("precision", [None, torch.float32, torch.bfloat16])
+def test_the_products_are_of_the_type_that_is_asked_for(own, precision):
+    """The first step from zero is the rate times what `orthogonalized` gives in that type; by default in the weights' own."""
+    gradient = draws(12, 20, count=1)[0].to(own)
+    ahead = gradient.lerp(0.2 * gradient, 0.8)[None]
+    direction = orthogonalized(ahead.to(precision or own))[0].to(own)
+    moved = stepped(lambda one: Muon(one, 0.01, precision=precision), torch.zeros(12, 20, dtype=own), [gradient])
+    rounding = 0.01 if torch.bfloat16 in (own, precision) else 1e-5
+    torch.testing.assert_close(moved, -0.01 * 20**0.5 * direction, rtol=rounding, atol=rounding * 0.01)
+    exact = orthogonalized(ahead.double())[0]
+    error = float((moved.double() / -(0.01 * 20**0.5) - exact).norm() / exact.norm())
+    least, most = {torch.float64: (0, 1e-12), torch.float32: (1e-9, 1e-5), torch.bfloat16: (3e-3, 0.05)}[precision or own]
+    assert own == torch.bfloat16 or least <= error < most
+
+
 def test_half_precision_keeps_every_direction():
     """Lengths between a fiftieth and one still end near one, a little less exactly, and zeros stay zeros."""
-    lengths = torch.tensor([0.9, 0.4, 0.1, 0.03])
-    u, v = (torch.linalg.qr(torch.randn(4, 4, generator=torch.Generator().manual_seed(seed)))[0] for seed in (0, 1))
-    values = torch.linalg.svdvals(orthogonalized(((u * lengths) @ v)[None].bfloat16()).float())
-    assert values.min() >= 0.6 and values.max() <= 1.3
+    lengths = torch.tensor([0.9, 0.4, 0.1, 0.02])
+    generator = torch.Generator().manual_seed(0)
+    u, v = (torch.linalg.qr(torch.randn(1000, 4, 4, generator=generator))[0] for _ in range(2))
+    values = torch.linalg.svdvals(orthogonalized(((u * lengths) @ v).bfloat16()).float())
+    assert values.min() >= 0.3 and values.max() <= 1.8
     assert not orthogonalized(torch.zeros(1, 4, 6, dtype=torch.bfloat16)).any()
 
 

@@ -291,7 +291,9 @@ def inputs(config: UNetConfig, size: int, length: int) -> tuple[Tensor, Tensor, 
     return torch.randn(1, config.in_channels, size, size), torch.tensor([5]), torch.randn(1, length, config.context_width)
 
 
-@pytest.mark.parametrize("config", [SMALL, PRESETS["mnist"][1].model.unet], ids=["three levels", "mnist"])
+@pytest.mark.parametrize(
+    "config", [SMALL, UNetConfig(), PRESETS["mnist"][1].model.unet], ids=["three levels", "no sizes named", "mnist"]
+)
 def test_a_survey_counts_everything_once(config):
     network = UNet(config)
     parts = survey(network, *inputs(config, 8, 6))

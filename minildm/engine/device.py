@@ -39,9 +39,9 @@ def autocast_to_sample(settings: Settings, device: torch.device) -> contextlib.A
 
 
 def muon_precision(settings: Settings, device: torch.device) -> torch.dtype:
-    """What Muon multiplies a denoiser's matrices in: bfloat16 if the settings say so, and only where it is native.
+    """The type in which Muon multiplies a denoiser's matrices: bfloat16 if the settings say so, and only where it is native.
 
-    Elsewhere it would take Muon many times as long. An autoencoder's matrices are too small to gain much.
+    Elsewhere it would take Muon many times as long. An autoencoder keeps float32: its matrices are small and gain little.
     """
     return torch.bfloat16 if settings.precision == "bf16" and native_bf16(device) else torch.float32
 

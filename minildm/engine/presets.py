@@ -42,7 +42,7 @@ class Settings:
     autoencoder_share: float = 0.12
     """The autoencoder's part of the minutes."""
     precision: Precision = "auto"
-    """bf16 runs the networks under autocast; auto chooses it where the machine has it natively."""
+    """bf16 runs the networks under autocast and, where it is native, the denoiser's Muon; auto chooses it where it is native."""
 
     autoencoder_steps: int = 3000
     autoencoder_batch: int = 16

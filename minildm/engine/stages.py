@@ -33,7 +33,7 @@ class Stage:
         size: the number of training examples.
         steps, batch, lr: of this stage.
         settings: the run's.
-        muon: what Muon multiplies in.
+        muon: the type in which Muon multiplies.
     """
 
     def __init__(
