@@ -347,6 +347,24 @@ def test_other_threads_are_noted_on_resume(tiny_settings: Settings, tmp_path: Pa
     assert said == [f"the run began with threads={began}, now {began + 1}: expect its result, but not bit for bit"]
 
 
+@pytest.mark.parametrize("precision", ["bf16", "float32"])
+def test_a_machine_without_native_bf16_is_noted_on_resume(
+    precision: str, tiny_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    """Only where the run computes in it; a run of an older minildm, which did not note it, is not asked."""
+    settings = dataclasses.replace(tiny_settings, precision=precision)
+    train_data, test_data = data.load(settings)
+    monkeypatch.setattr("minildm.engine.train.native_bf16", lambda device: True)
+    began = Run(tmp_path / "run", settings, resume=False).check(train_data, test_data, None)
+    monkeypatch.setattr("minildm.engine.train.native_bf16", lambda device: False)
+    run = Run(tmp_path / "run", settings, resume=True)
+    run.check(train_data, test_data, dataclasses.replace(began, bf16=None))
+    assert not recwarn
+    run.check(train_data, test_data, began)
+    said = ["the run began with bf16=True, now False: expect its result, but not bit for bit"] if precision == "bf16" else []
+    assert [str(warning.message) for warning in recwarn] == said
+
+
 @pytest.mark.slow
 def test_a_polite_kill_saves_and_stops(tiny_settings: Settings, tmp_path: Path, monkeypatch) -> None:
     """SIGTERM, as a machine sends before it shuts down."""

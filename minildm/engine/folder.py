@@ -84,6 +84,8 @@ class Origin:
     torch: str
     planned: bool
     """Whether `minutes`, if there are any, have been turned into steps."""
+    bf16: bool | None = None
+    """Whether the machine computed in it natively, Muon too; None: not noted, by an older minildm."""
 
 
 def write_config(folder: Path, settings: Settings, origin: Origin) -> None:

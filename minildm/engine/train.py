@@ -144,7 +144,8 @@ class Run:
                 value = f"{name}={getattr(settings, name)}"
                 raise UserError(f"{value} exceeds the {len(train)} training pictures of {settings.data!r}: choose a smaller one")
         check_memory(settings.model, choose_device())
-        now = {"threads": torch.get_num_threads(), "torch": torch.__version__}
+        bf16 = settings.precision != "float32" and native_bf16(choose_device())
+        now = {"threads": torch.get_num_threads(), "torch": torch.__version__, "bf16": bf16}
         present = Origin(len(train), fingerprint(train, test), **now, planned=settings.minutes is None)
         if origin and (origin.pictures, origin.fingerprint) != (present.pictures, present.fingerprint):
             raise UserError(
@@ -152,7 +153,7 @@ class Run:
                 f"{present.pictures} others: name a copy of the old ones with --data, or start afresh with another --out"
             )
         for name, value in now.items():
-            if origin and getattr(origin, name) != value:
+            if origin and getattr(origin, name) not in (value, None):
                 began = f"the run began with {name}={getattr(origin, name)}, now {value}"
                 warnings.warn(f"{began}: expect its result, but not bit for bit", stacklevel=2)
         return present
