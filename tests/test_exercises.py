@@ -7,12 +7,16 @@ must say when it rejects it.
 import ast
 import importlib.util
 import inspect
+import itertools
 import re
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
+from altered import parts_of
+from torch import Tensor
 
 ROOT = Path(__file__).parents[1]
 STEMS = sorted(path.stem for path in (ROOT / "exercises").glob("ch[0-9][0-9]_*.py"))
@@ -99,6 +103,47 @@ def test_a_stub_is_specified_and_says_that_it_is_to_do(stem, exercise):
 def test_a_solution_passes(stem, exercise):
     error = verdict(stem, exercise, module_at(ROOT / "solutions" / f"{stem}.py"))
     assert error is None, repr(error)
+
+
+def spoilt(result: Any, which: int) -> tuple[Any, int]:
+    """The result with its part number `which` off by a hundredth, or by one where it is whole; and how many parts it has."""
+    count = itertools.count()
+
+    def visit(thing: Any) -> Any:
+        parts, join = parts_of(thing)
+        if parts or isinstance(thing, tuple | list | dict):
+            return join([visit(part) for part in parts])
+        if next(count) != which:
+            return thing
+        if callable(thing):
+            return lambda *given: spoilt(thing(*given), 0)[0]
+        if isinstance(thing, str):
+            return thing + "!"
+        if isinstance(thing, Tensor) and thing.dtype == torch.bool:
+            return ~thing
+        return (
+            thing * 1.01 if isinstance(thing, float) or (isinstance(thing, Tensor) and thing.is_floating_point()) else thing + 1
+        )
+
+    return visit(result), next(count)
+
+
+@pytest.mark.parametrize(("stem", "exercise"), EACH)
+def test_a_solution_that_is_off_by_a_hundredth_is_rejected(stem, exercise):
+    """Part by part: what has no name among the mistakes is compared with what is right."""
+    right = vars(module_at(ROOT / "solutions" / f"{stem}.py"))
+    parts = [1]
+
+    def off(*given: object) -> object:
+        result, count = spoilt(right[exercise](*given), which)
+        parts.append(count)
+        return result
+
+    for which in itertools.count():
+        if which == max(parts):
+            break
+        error = verdict(stem, exercise, SimpleNamespace(**{**right, exercise: off}))
+        assert isinstance(error, AssertionError), f"part {which}: {error!r}"
 
 
 @pytest.mark.parametrize(("stem", "name"), WRONG)
