@@ -189,6 +189,11 @@ class LatentDiffusionConfig:
             raise ValueError(
                 f"unet.context_width={self.unet.context_width} differs from text.width={self.text.width}: make them equal"
             )
+        if not any(self.unet.attention) and not self.unet.middle_attention:
+            raise ValueError(
+                f"unet.attention={self.unet.attention} and unet.middle_attention=False: nothing would read the text, "
+                f"let a level or the middle attend"
+            )
         channels = self.autoencoder.latent_channels
         if self.unet.out_channels != channels or self.unet.in_channels < channels:
             raise ValueError(

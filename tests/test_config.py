@@ -173,6 +173,7 @@ WRONG = [
     (Settings, {"precision": "fp16"}, "fp16"),
     (Settings, {"templates": ()}, "templates=()"),
     (Settings, {"model": LatentDiffusionConfig(unet=UNetConfig(in_channels=9))}, "model.unet.in_channels=9"),
+    (LatentDiffusionConfig, {"unet": UNetConfig(attention=(False, False), middle_attention=False)}, "would read the text"),
     (Settings, {"autoencoder_share": 0.0}, "autoencoder_share=0.0"),
     (Settings, {"autoencoder_share": 1.0}, "autoencoder_share=1.0"),
     (Settings, {"autoencoder_share": math.nan}, "autoencoder_share=nan"),
