@@ -26,7 +26,7 @@ from minildm.engine.device import autocast, choose_device, native_bf16
 from minildm.engine.evaluate import find_judge, judge_features, reconstruct
 from minildm.engine.judges import verdicts
 from minildm.engine.memory import keep_freed_memory
-from minildm.engine.plan import plan
+from minildm.engine.plan import plan, plan_denoiser
 from minildm.engine.presets import PRESETS, Settings
 from minildm.engine.stages import AutoencoderStage, DenoiserStage, Stage, encode_all, joined
 from minildm.ldm import LatentDiffusion
@@ -116,6 +116,8 @@ def main() -> None:
     latents = joined(encode_all(model, train.images, settings), model.autoencoder)
     examiner.seconds += time.monotonic() - start
     print(f"caching: {time.monotonic() - start:.1f} s", flush=True)
+    if settings.minutes is not None:
+        settings = plan_denoiser(model, latents, train, settings, examiner.seconds)
     stage = DenoiserStage(model, latents, train, settings)
     run_stage(stage, examiner, {settings.steps * place // chosen.points for place in range(1, chosen.points + 1)})
     document = {

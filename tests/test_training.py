@@ -144,7 +144,7 @@ def test_a_loss_that_is_no_number_stops_the_run(tiny_settings: Settings, tmp_pat
 
 @pytest.mark.slow
 def test_minutes_become_steps_once(tiny_settings: Settings, tmp_path: Path) -> None:
-    """A plan is made from a timing, stored, and not made again on resume; the weights start as if nothing was timed."""
+    """Plans are made from timings and stored; the weights are as if nothing had been timed."""
     run = Run(tmp_path / "run", dataclasses.replace(tiny_settings, minutes=0.02), resume=False)
     run.train()
     stored = read_config(tmp_path / "run")[0]
@@ -287,11 +287,41 @@ def test_a_plan_that_was_not_finished_is_made_on_resume(tiny_settings: Settings,
         patch.setattr(train, "plan", _power)
         Run(tmp_path / "run", settings, resume=False).train()
     stored, origin = read_config(tmp_path / "run")
-    assert not origin.planned and stored.steps == settings.steps
+    assert not origin.planned and not origin.final and stored.steps == settings.steps
     monkeypatch.setattr(train, "plan", lambda model, data, settings: dataclasses.replace(settings, autoencoder_steps=2, steps=3))
+    monkeypatch.setattr(train, "plan_denoiser", lambda model, latents, data, settings, spent: settings)
     Run(tmp_path / "run", settings, resume=True).train()
     stored, origin = read_config(tmp_path / "run")
-    assert origin.planned and (stored.autoencoder_steps, stored.steps) == (2, 3)
+    assert origin.planned and origin.final and (stored.autoencoder_steps, stored.steps) == (2, 3)
+
+
+@pytest.mark.slow
+def test_the_denoiser_is_planned_where_it_begins_and_never_again(tiny_settings: Settings, tmp_path: Path, monkeypatch) -> None:
+    """Killed in the autoencoder, a run still has to plan; killed in the denoiser's first step, it has planned."""
+    from minildm.engine import train
+
+    run, planned = tmp_path / "run", []
+    settings = dataclasses.replace(tiny_settings, minutes=0.01)
+
+    def counted(model, latents, data, settings, spent):
+        planned.append(spent)
+        return dataclasses.replace(settings, steps=4)
+
+    monkeypatch.setattr(train, "plan", lambda model, data, settings: dataclasses.replace(settings, autoencoder_steps=2, steps=3))
+    monkeypatch.setattr(train, "plan_denoiser", counted)
+    for stage, times in ((stages.AutoencoderStage, 0), (stages.DenoiserStage, 1)):
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(Power):
+            patch.setattr(stage, "loss", _power)
+            Run(run, settings, resume=run.exists()).train()
+        stored, origin = read_config(run)
+        assert len(planned) == times and origin.planned and origin.final == bool(times) and stored.steps == 3 + times
+    finished = Run(run, settings, resume=True)
+    finished.train()
+    assert len(planned) == 1 and finished.settings.steps == 4
+    assert 0 < planned[0] <= sum(finished.clock.seconds.values())
+    told = dataclasses.replace(finished.settings, minutes=None)
+    Run(tmp_path / "told", told, resume=False).train()
+    assert len(planned) == 1 and weights(run) == weights(tmp_path / "told")
 
 
 @pytest.mark.slow
@@ -310,6 +340,13 @@ def test_a_clock_that_jumps_changes_nothing_but_the_times(
     assert all(line["images_per_second"] >= 0 for line in lines)
 
 
+def planning(tiny_settings: Settings) -> tuple:
+    """A model, its data and settings of one minute, 54 seconds of which are planned for, half of them for the autoencoder."""
+    settings = dataclasses.replace(tiny_settings, minutes=1.0, autoencoder_share=0.5)
+    train, _ = data.load(settings)
+    return LatentDiffusion(settings.model, Tokenizer.train(train.texts, settings.model.text.vocabulary)), train, settings
+
+
 def test_a_sleep_during_the_timing_does_not_spoil_the_plan() -> None:
     """One step in which the machine slept for an hour, among steps of about 20 ms."""
     from minildm.engine.plan import steady_mean
@@ -324,16 +361,34 @@ def test_minutes_that_are_too_few_are_told_at_the_start(
     seconds, steps, needed, tiny_settings: Settings, monkeypatch, capsys
 ) -> None:
     """Of one minute 54 seconds are planned for, 27 of them for the denoiser's steps; encoding seems to take no time."""
-    settings = dataclasses.replace(tiny_settings, minutes=1.0, autoencoder_share=0.5)
-    train, _ = data.load(settings)
-    model = LatentDiffusion(settings.model, Tokenizer.train(train.texts, settings.model.text.vocabulary))
     monkeypatch.setattr(plan, "seconds_per_step", lambda stage: seconds)
     monkeypatch.setattr("time.monotonic", lambda: 0.0)
-    assert plan.plan(model, train, settings).steps == steps
+    assert plan.plan(*planning(tiny_settings)).steps == steps
     said = capsys.readouterr().out
     assert ("are few" in said) == (needed is not None)  # 7.4 and 1.2 minutes, rounded up
     if needed is not None:
         assert f"{steps} denoiser steps are few; 800 take --minutes {needed} on this machine\n" in said
+
+
+@pytest.mark.parametrize(("first", "second"), [(0.4, 0.1), (0.1, 0.4)])
+def test_a_busy_moment_does_not_cost_the_autoencoder_its_steps(first, second, tiny_settings, monkeypatch) -> None:
+    """It is timed before and after the denoiser, and the faster time is believed: 27 seconds of 0.1."""
+    times = iter([first, 0.05, second])
+    monkeypatch.setattr(plan, "seconds_per_step", lambda stage: next(times))
+    monkeypatch.setattr("time.monotonic", lambda: 0.0)
+    planned = plan.plan(*planning(tiny_settings))
+    assert (planned.autoencoder_steps, planned.steps) == (270, 540)
+
+
+@pytest.mark.parametrize(("spent", "steps"), [(14.0, 800), (27.0, 540), (40.0, 280), (3600.0, 270)])
+def test_the_denoiser_gets_what_is_left(spent, steps, tiny_settings, monkeypatch, capsys) -> None:
+    """Of 54 seconds, in steps of 0.05; but never less than half of its own share, 13.5 seconds."""
+    monkeypatch.setattr(plan, "seconds_per_step", lambda stage: 0.05)
+    model, train, settings = planning(tiny_settings)
+    latents = stages.joined(stages.encode_all(model, train.images, settings), model.autoencoder)
+    planned = plan.plan_denoiser(model, latents, train, settings, spent)
+    assert planned == dataclasses.replace(settings, steps=steps)
+    assert capsys.readouterr().out == f"plan: {steps} denoiser steps, for the {steps * 0.05 / 60:.1f} minutes that are left\n"
 
 
 @pytest.mark.slow

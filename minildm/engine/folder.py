@@ -84,6 +84,8 @@ class Origin:
     torch: str
     planned: bool
     """Whether `minutes`, if there are any, have been turned into steps."""
+    final: bool = True
+    """Whether the denoiser's steps, too, are as they will be: from minutes they are planned again when it begins."""
     bf16: bool | None = None
     """Whether the machine computed in it natively, Muon too; None: not noted, by an older minildm."""
 

@@ -1,4 +1,4 @@
-"""From minutes to steps, once, by a short timing at the start of a run."""
+"""From minutes to steps, once, by a short timing at the start of a run and another where the denoiser begins."""
 
 import dataclasses
 import math
@@ -20,7 +20,9 @@ ENOUGH = 800  # denoiser steps after which the presets of five minutes draw well
 def plan(model: LatentDiffusion, train: Data, settings: Settings) -> Settings:
     """Turn the minutes into steps, by timing a few steps of each stage on copies.
 
-    Sampling the final grid and encoding the data are timed too and paid from the same minutes.
+    Encoding the data is timed too and paid from the same minutes. The autoencoder is timed twice, some seconds apart, and the
+    faster time believed: if it takes longer, the denoiser, which is planned again when it begins, has the less. If it had too few
+    steps, nothing could mend that.
     """
     seconds = 60 * settings.minutes * RESERVE
     autoencoder = seconds_per_step(AutoencoderStage(model, train, settings).trial())
@@ -32,11 +34,13 @@ def plan(model: LatentDiffusion, train: Data, settings: Settings) -> Settings:
     blank = Gaussian(torch.zeros(shape[1:]).expand(shape), torch.zeros(shape[1:]).expand(shape))
     denoiser = seconds_per_step(DenoiserStage(model, blank, train, settings).trial())
     model.autoencoder.requires_grad_(True)
+    autoencoder = min(autoencoder, seconds_per_step(AutoencoderStage(model, train, settings).trial()))
     autoencoder_steps = max(1, int(seconds * settings.autoencoder_share / autoencoder))
     left = seconds * (1 - settings.autoencoder_share) - caching
     steps = max(1, int(left / denoiser))
     print(
-        f"plan: {autoencoder_steps} autoencoder steps, then {steps} denoiser steps, for {settings.minutes:g} minutes", flush=True
+        f"plan: {autoencoder_steps} autoencoder steps, then about {steps} denoiser steps, for {settings.minutes:g} minutes",
+        flush=True,
     )
     if steps < ENOUGH:
         needed = (caching + ENOUGH * denoiser) / (1 - settings.autoencoder_share) / (60 * RESERVE)
@@ -47,7 +51,23 @@ def plan(model: LatentDiffusion, train: Data, settings: Settings) -> Settings:
     return dataclasses.replace(settings, autoencoder_steps=autoencoder_steps, steps=steps)
 
 
-def seconds_per_step(stage: Stage, warm: int = 5, seconds: float = 4.0) -> float:
+def plan_denoiser(model: LatentDiffusion, latents: Gaussian, train: Data, settings: Settings, spent: float) -> Settings:
+    """Plan the denoiser's steps again, once it is known how long the autoencoder and the encoding really took.
+
+    However long that was (perhaps the machine slept), at least half of the denoiser's own share is planned for.
+
+    Args:
+        latents: of the training data.
+        spent: seconds of the minutes that are gone.
+    """
+    seconds = 60 * settings.minutes * RESERVE
+    left = max(seconds - spent, seconds * (1 - settings.autoencoder_share) / 2)
+    steps = max(1, int(left / seconds_per_step(DenoiserStage(model, latents, train, settings).trial())))
+    print(f"plan: {steps} denoiser steps, for the {left / 60:.1f} minutes that are left", flush=True)
+    return dataclasses.replace(settings, steps=steps)
+
+
+def seconds_per_step(stage: Stage, warm: int = 5, seconds: float = 3.0) -> float:
     """The mean time of a step, over some seconds after a few steps to warm up."""
     times: list[float] = []
     while len(times) < warm + 3 or sum(times[warm:]) < seconds:

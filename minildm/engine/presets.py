@@ -149,7 +149,8 @@ def small(
     return LatentDiffusionConfig(image_size=image_size, autoencoder=autoencoder, unet=unet, text=text, schedule=schedule)
 
 
-MIDDLE = UNetConfig(attention=(False, False))  # in the middle alone: a step takes 0.7 of the time
+MIDDLE = UNetConfig(attention=(False, False))  # in the middle alone: a step takes 0.7 of the time, and no loss shows
+SIX = dataclasses.replace(MIDDLE, in_channels=6, out_channels=6)
 WIDER = UNetConfig(widths=(96, 192), context_width=192, groups=6)
 EIGHT = dataclasses.replace(WIDER, in_channels=8, out_channels=8)  # through 4 channels, photographs lose what tells them apart
 
@@ -164,7 +165,7 @@ PRESETS = {
             batch=32,
             time_power=0.75,
             guidance=2.0,
-            model=small(32, 3, (16, 32, 64), UNetConfig(in_channels=6, out_channels=6), "linear", vocabulary=640, length=16),
+            model=small(32, 3, (16, 32, 64), SIX, "linear", vocabulary=640, length=16),
         ),
     ),
     "mnist": (

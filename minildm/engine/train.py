@@ -21,7 +21,7 @@ from minildm.engine.data import Data, balanced, draw_shapes, fingerprint, load
 from minildm.engine.device import autocast_to_sample, check_memory, choose_device, native_bf16
 from minildm.engine.errors import UserError
 from minildm.engine.folder import Metrics, Origin, held, read_config, write_config
-from minildm.engine.plan import plan
+from minildm.engine.plan import plan, plan_denoiser
 from minildm.engine.presets import Settings
 from minildm.engine.sources import located
 from minildm.engine.stages import AutoencoderStage, DenoiserStage, Diverged, Stage, encode_all, joined
@@ -102,7 +102,8 @@ class Run:
             write_config(self.folder, self.settings, origin)
         self.prompts = preview_prompts(test, self.settings)
         checkpoint = checkpoints.load(self.folder) if self.resumed else None
-        model = self.prepare(train, origin or present, device)
+        self.origin = origin or present
+        model = self.prepare(train, device)
         facts = checkpoint.facts if checkpoint else {"seconds": {}, "lines": 0, "losses": []}
         self.clock, self.losses = Clock(facts["seconds"]), facts["losses"]
         self.metrics = Metrics(self.folder / "metrics.jsonl", facts["lines"])
@@ -119,6 +120,9 @@ class Run:
                 fill(model.autoencoder, found, checkpoints.pointed_to(self.folder))
             with self.clock.measure("caching"):
                 latents = self.cache(model, train, fit_scale=checkpoint is None)
+            if not self.origin.final:
+                self.settings = plan_denoiser(model, latents, train, self.settings, sum(self.clock.seconds.values()))
+                self.note(final=True)
             stage = DenoiserStage(model, latents, train, self.settings)
             with self.clock.measure("denoiser"):
                 self.run_stage(stage, checkpoint, self.preview)
@@ -146,7 +150,8 @@ class Run:
         check_memory(settings.model, choose_device())
         bf16 = settings.precision != "float32" and native_bf16(choose_device())
         now = {"threads": torch.get_num_threads(), "torch": torch.__version__, "bf16": bf16}
-        present = Origin(len(train), fingerprint(train, test), **now, planned=settings.minutes is None)
+        told = settings.minutes is None  # the steps themselves: there is nothing to plan
+        present = Origin(len(train), fingerprint(train, test), **now, planned=told, final=told)
         if origin and (origin.pictures, origin.fingerprint) != (present.pictures, present.fingerprint):
             raise UserError(
                 f"data {settings.data!r} have changed since the run began, from {origin.pictures} training pictures to "
@@ -158,13 +163,18 @@ class Run:
                 warnings.warn(f"{began}: expect its result, but not bit for bit", stacklevel=2)
         return present
 
-    def prepare(self, train: Data, origin: Origin, device: torch.device) -> LatentDiffusion:
+    def note(self, **changes: bool) -> None:
+        """Keep the settings, and what has become true of them, in config.json."""
+        self.origin = dataclasses.replace(self.origin, **changes)
+        write_config(self.folder, self.settings, self.origin)
+
+    def prepare(self, train: Data, device: torch.device) -> LatentDiffusion:
         """The untrained model with its tokenizer. On the way, config.json is written: first of all, and again with the plan."""
         if not self.resumed:
             if self.settings.precision == "auto":
                 precision = "bf16" if native_bf16(device) else "float32"
                 self.settings = dataclasses.replace(self.settings, precision=precision)
-            write_config(self.folder, self.settings, origin)
+            self.note()
         if (self.folder / "vocab.json").exists() and (self.folder / "merges.txt").exists():
             tokenizer = Tokenizer.load(self.folder)
         else:
@@ -173,9 +183,9 @@ class Run:
             tokenizer.save(self.folder)
         torch.manual_seed(self.settings.seed)  # of the weights; all later randomness has its own generators
         model = LatentDiffusion(self.settings.model, tokenizer).to(device)
-        if not origin.planned:
+        if not self.origin.planned:
             self.settings = plan(model, train, self.settings)
-            write_config(self.folder, self.settings, dataclasses.replace(origin, planned=True))
+            self.note(planned=True)
         return model
 
     def run_stage(self, stage: Stage, checkpoint: Checkpoint | None, preview=None) -> None:
