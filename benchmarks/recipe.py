@@ -1,9 +1,9 @@
-"""What a change of the recipe gives: a fresh denoiser on a finished run's autoencoder, trained, and judged as the run is.
+"""What a change of the recipe gives: a fresh denoiser on a finished run's autoencoder, trained and judged.
 
-    python benchmarks/recipe.py RUN --steps N [--guidances 1.5 1.75] [--samples 2000] [any flag of `minildm train`]
+    python benchmarks/recipe.py RUN --steps N [--guidances 1.5 1.75] [--samples 2000] [any field of the denoiser's recipe]
 
-RUN is a finished run; what no flag changes is as it was there. Prints, for each guidance, the seconds of training, the prompt
-accuracy and the Fréchet distance over its floor.
+RUN is a finished run on shapes or on data with classes, whose judge is used; what no flag changes is as it was there. Prints, for
+each guidance, the seconds of training, the prompt accuracy and the Fréchet distance over its floor.
 
     python benchmarks/recipe.py RUN --steps 760 --model.prediction flow
 """
@@ -33,6 +33,7 @@ class Recipe:
     guidances: tuple[float, ...] = ()
     """Judge at each of these; by default at the run's own."""
     samples: int = 2000
+    """Pictures for each kind of prompt."""
 
 
 def main() -> None:

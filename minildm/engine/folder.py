@@ -85,7 +85,8 @@ class Origin:
     planned: bool
     """Whether `minutes`, if there are any, have been turned into steps."""
     final: bool = True
-    """Whether the denoiser's steps, too, are as they will be: from minutes they are planned again when it begins."""
+    """Whether the denoiser's steps, too, are as they will be: from minutes they are planned again when it begins
+    (which an older minildm did not do)."""
     bf16: bool | None = None
     """Whether the machine computed in it natively, Muon too; None: not noted, by an older minildm."""
 

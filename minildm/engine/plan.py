@@ -1,4 +1,4 @@
-"""From minutes to steps, once, by a short timing at the start of a run and another where the denoiser begins."""
+"""From minutes to steps, by short timings: of both stages at the start of a run, of the denoiser again where it begins."""
 
 import dataclasses
 import math
@@ -8,12 +8,13 @@ import time
 import torch
 
 from minildm.engine.data import Data
+from minildm.engine.errors import UserError
 from minildm.engine.presets import Settings
-from minildm.engine.stages import AutoencoderStage, DenoiserStage, Stage, encode_all
+from minildm.engine.stages import AutoencoderStage, DenoiserStage, Diverged, Stage, encode_all, remedy
 from minildm.gaussian import Gaussian
 from minildm.ldm import LatentDiffusion
 
-RESERVE = 0.9  # of the minutes are planned for; the rest absorbs what the short timing missed
+RESERVE = 0.9  # of the minutes are planned for; the rest is for the final samples and for what the timings missed
 ENOUGH = 800  # denoiser steps after which the presets of five minutes draw well: benchmarks/RESULTS.md
 
 
@@ -42,12 +43,7 @@ def plan(model: LatentDiffusion, train: Data, settings: Settings) -> Settings:
         f"plan: {autoencoder_steps} autoencoder steps, then about {steps} denoiser steps, for {settings.minutes:g} minutes",
         flush=True,
     )
-    if steps < ENOUGH:
-        needed = (caching + ENOUGH * denoiser) / (1 - settings.autoencoder_share) / (60 * RESERVE)
-        print(
-            f"plan: {steps} denoiser steps are few; {ENOUGH} take --minutes {math.ceil(needed)} on this machine",
-            flush=True,
-        )
+    warn_if_few(steps, (caching + ENOUGH * denoiser) / (1 - settings.autoencoder_share))
     return dataclasses.replace(settings, autoencoder_steps=autoencoder_steps, steps=steps)
 
 
@@ -62,17 +58,29 @@ def plan_denoiser(model: LatentDiffusion, latents: Gaussian, train: Data, settin
     """
     seconds = 60 * settings.minutes * RESERVE
     left = max(seconds - spent, seconds * (1 - settings.autoencoder_share) / 2)
-    steps = max(1, int(left / seconds_per_step(DenoiserStage(model, latents, train, settings).trial())))
+    denoiser = seconds_per_step(DenoiserStage(model, latents, train, settings).trial())
+    steps = max(1, int(left / denoiser))
     print(f"plan: {steps} denoiser steps, for the {left / 60:.1f} minutes that are left", flush=True)
+    warn_if_few(steps, spent + ENOUGH * denoiser)
     return dataclasses.replace(settings, steps=steps)
 
 
+def warn_if_few(steps: int, seconds: float) -> None:
+    """Say so when a run gets fewer than ENOUGH denoiser steps, and how many minutes hold the `seconds` that these take."""
+    if steps < ENOUGH:
+        minutes = math.ceil(seconds / (60 * RESERVE))
+        print(f"plan: {steps} denoiser steps are few; {ENOUGH} take --minutes {minutes} on this machine", flush=True)
+
+
 def seconds_per_step(stage: Stage, warm: int = 5, seconds: float = 3.0) -> float:
-    """The mean time of a step, over some seconds after a few steps to warm up."""
+    """The mean time of a step, over some seconds after a few steps to warm up. Raises UserError when a loss is no number."""
     times: list[float] = []
     while len(times) < warm + 3 or sum(times[warm:]) < seconds:
         start = time.monotonic()
-        float(stage.step(len(times)))
+        try:
+            float(stage.step(len(times)))
+        except Diverged as error:
+            raise UserError(f"{error}: {remedy(stage)}") from None
         times.append(time.monotonic() - start)
     return steady_mean(times[warm:])
 

@@ -38,7 +38,7 @@ class Settings:
     seed: int = 0
     """Decides the weights, the data's order and the noise."""
     minutes: float | None = None
-    """Time for autoencoder, caching, denoiser and the final samples. Turned into steps by a short timing."""
+    """Time for autoencoder, caching, denoiser and the final samples. Turned into steps by short timings."""
     autoencoder_share: float = 0.12
     """The autoencoder's part of the minutes."""
     precision: Precision = "auto"
@@ -149,7 +149,7 @@ def small(
     return LatentDiffusionConfig(image_size=image_size, autoencoder=autoencoder, unet=unet, text=text, schedule=schedule)
 
 
-MIDDLE = UNetConfig(attention=(False, False))  # in the middle alone: a step takes 0.7 of the time, and no loss shows
+MIDDLE = UNetConfig(attention=(False, False))  # in the middle alone: a step takes 0.7 of the time
 SIX = dataclasses.replace(MIDDLE, in_channels=6, out_channels=6)
 WIDER = UNetConfig(widths=(96, 192), context_width=192, groups=6)
 EIGHT = dataclasses.replace(WIDER, in_channels=8, out_channels=8)  # through 4 channels, photographs lose what tells them apart

@@ -24,6 +24,12 @@ class Diverged(Exception):
     """A loss that is no number."""
 
 
+def remedy(stage: "Stage") -> str:
+    """What to try when numbers have become too large for themselves."""
+    flag = "--lr" if stage.name == "denoiser" else "--autoencoder-lr"
+    return f"start afresh with a lower {flag} than {stage.lr:g}, or with --precision float32"
+
+
 class Stage:
     """A network, its optimizer, and a loss that is a function of (seed, stage, step) alone.
 

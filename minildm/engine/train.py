@@ -24,7 +24,7 @@ from minildm.engine.folder import Metrics, Origin, held, read_config, write_conf
 from minildm.engine.plan import plan, plan_denoiser
 from minildm.engine.presets import Settings
 from minildm.engine.sources import located
-from minildm.engine.stages import AutoencoderStage, DenoiserStage, Diverged, Stage, encode_all, joined
+from minildm.engine.stages import AutoencoderStage, DenoiserStage, Diverged, Stage, encode_all, joined, remedy
 from minildm.gaussian import Gaussian
 from minildm.ldm import LatentDiffusion
 from minildm.tensors import fill
@@ -47,7 +47,8 @@ class Run:
         data: where a resumed run's data are now, if they have moved.
 
     Attributes:
-        settings: what is trained: of a new run with its plan and precision, of a resumed one as stored.
+        settings: what is trained: of a new run with its plan and precision, of a resumed one as stored, and planned as far as it
+            was not.
         clock: the seconds spent so far, part by part.
         prompts: of the run's pictures.
     """
@@ -169,7 +170,9 @@ class Run:
         write_config(self.folder, self.settings, self.origin)
 
     def prepare(self, train: Data, device: torch.device) -> LatentDiffusion:
-        """The untrained model with its tokenizer. On the way, config.json is written: first of all, and again with the plan."""
+        """The untrained model with its tokenizer. On the way, config.json is written: first of all, and again with the plan. (The
+        denoiser's steps come into it once more, where it begins.)
+        """
         if not self.resumed:
             if self.settings.precision == "auto":
                 precision = "bf16" if native_bf16(device) else "float32"
@@ -227,10 +230,8 @@ class Run:
 
     def remedy(self, stage: Stage) -> str:
         """What to try when numbers have become too large for themselves, and what there is to go back to."""
-        flag = "--lr" if stage.name == "denoiser" else "--autoencoder-lr"
         kept = checkpoints.pointed_to(self.folder)
-        kept = f"; {kept.name}, from before, is kept" if kept else ""
-        return f"start afresh with a lower {flag} than {stage.lr:g}, or with --precision float32{kept}"
+        return remedy(stage) + (f"; {kept.name}, from before, is kept" if kept else "")
 
     def checkpoint(self, stage: Stage, done: int) -> None:
         """Save where the run stands. Raises UserError, and saves nothing, if weights are no finite numbers any more."""
