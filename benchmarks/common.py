@@ -24,6 +24,7 @@ from minildm.ldm import LatentDiffusion
 SIZES = {  # name: preset, changes to its model, batch of the denoiser
     "mnist": ("mnist", {}, 128),
     "demo": ("shapes", {}, 32),
+    "demo, attention on the second level": ("shapes", {"attention": (False, True)}, 32),
     "mnist, attention on the second level": ("mnist", {"attention": (False, True)}, 128),
     "mnist, attention on both levels": ("mnist", {"attention": (True, True)}, 128),
     "cifar10": ("cifar10", {}, 64),

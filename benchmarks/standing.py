@@ -1,6 +1,6 @@
 """Where we stand: our training steps and sampler against diffusers' and transformers', paired, on one machine, in one run.
 
-    python benchmarks/standing.py [--rounds 7] [--seconds 1.5] [--json benchmarks/standing.json] [--only WORK]
+    python benchmarks/standing.py [--rounds 7] [--seconds 1.5] [--json benchmarks/standing.json] [--only WORK_OR_SIZE]
 
 Every contender is a process of its own (`contender.py`) that works only when asked. A round asks each of them in turn for
 some seconds of steps, so that a machine whose speed wanders meets all alike; a ratio is taken within a round, then the median
@@ -24,6 +24,7 @@ WHO = ("ours", "default", "settings")
 ROWS = (  # work, size, batch (None: the size's own)
     ("unet", "mnist", None),
     ("unet", "demo", None),
+    ("unet", "demo, attention on the second level", None),
     ("unet", "mnist, attention on the second level", None),
     ("unet", "mnist, attention on both levels", None),
     ("unet", "cifar10", None),
@@ -92,7 +93,7 @@ def main() -> None:
     options.add_argument("--rounds", type=int, default=7)
     options.add_argument("--seconds", type=float, default=1.5)
     options.add_argument("--json", type=Path, default=Path("benchmarks/standing.json"))
-    options.add_argument("--only", help="one of unet, autoencoder, text, sampler")
+    options.add_argument("--only", help="one of unet, autoencoder, text, sampler, or a size")
     chosen = options.parse_args()
     top = ceiling(choose_device())
     document = {"command": "python benchmarks/standing.py", "machine": machine(), "ceiling": top, "start": start_up(), "rows": []}
@@ -102,7 +103,7 @@ def main() -> None:
     )
     print(f"| {' | '.join(heads.split(', '))} |\n|{'---|' * 11}", flush=True)
     for work, size, batch in ROWS:
-        if chosen.only in (None, work):
+        if chosen.only in (None, work, size):
             extra = [] if batch is None else [str(batch)]
             contenders = {who: Contender(work, who, size, *extra) for who in WHO}
             contenders["ceiling"] = Contender("convolution", "ours", size)
