@@ -15,7 +15,7 @@ from minildm import files
 from minildm.engine import checkpoints, data, plan, stages
 from minildm.engine import folder as folder_module
 from minildm.engine.errors import UserError
-from minildm.engine.folder import read_config
+from minildm.engine.folder import Origin, read_config, write_config
 from minildm.engine.presets import Settings
 from minildm.engine.train import Interrupted, Run
 from minildm.ldm import LatentDiffusion
@@ -424,6 +424,17 @@ def test_other_threads_are_noted_on_resume(tiny_settings: Settings, tmp_path: Pa
         Run(tmp_path / "run", tiny_settings, resume=True).train()
     said = [str(warning.message) for warning in noted]
     assert said == [f"the run began with threads={began}, now {began + 1}: expect its result, but not bit for bit"]
+
+
+def test_the_origin_of_an_older_minildm_is_final_and_knows_nothing_of_bf16(tiny_settings: Settings, tmp_path: Path) -> None:
+    """It planned everything at the start, so its runs are not planned again in the middle."""
+    began = Origin(20, "abc", 2, "2.13.0", planned=True, final=False, bf16=True)
+    write_config(tmp_path, tiny_settings, began)
+    assert read_config(tmp_path)[1] == began
+    document = json.loads((tmp_path / "config.json").read_text())
+    del document["origin"]["final"], document["origin"]["bf16"]
+    (tmp_path / "config.json").write_text(json.dumps(document))
+    assert read_config(tmp_path)[1] == dataclasses.replace(began, final=True, bf16=None)
 
 
 @pytest.mark.parametrize("precision", ["bf16", "float32"])

@@ -1,5 +1,6 @@
 """The U-Net's parts do what their equations say, and a fresh network starts where the chapter says it does."""
 
+import dataclasses
 import itertools
 import math
 
@@ -339,3 +340,17 @@ def test_the_map_names_every_block_and_every_skip():
         assert f"{part.name}\n{part.taken[0]}→{part.given[0]}\n{size}" in words
     assert sorted(word for word in words if word.isdigit()) == sorted(str(kept.given[0]) for kept, _ in skips_of(parts))
     plt.close(figure)
+
+
+def test_the_presets_attend_where_the_chapter_says():
+    """Four transformers by default; the demo and MNIST keep the one in the middle alone, and the demo's channels are six."""
+
+    def attending(config: UNetConfig) -> list[str]:
+        return [name for name, part in UNet(config).named_modules() if isinstance(part, SpatialTransformer)]
+
+    assert len(attending(UNetConfig())) == 4 and "middle.1" in attending(UNetConfig())
+    for name, channels in (("shapes", 6), ("mnist", 4)):
+        config = PRESETS[name][1].model.unet
+        assert attending(config) == ["middle.1"]
+        same = dataclasses.replace(config, attention=UNetConfig().attention, in_channels=4, out_channels=4)
+        assert same == UNetConfig() and config.in_channels == config.out_channels == channels
