@@ -14,13 +14,14 @@ from torch.nn.functional import avg_pool2d, pixel_unshuffle
 
 from minildm.config import UNetConfig
 from minildm.engine.data import Data, load
-from minildm.engine.device import choose_device, native_bf16
+from minildm.engine.device import choose_device, name_of, native_bf16
 from minildm.engine.folder import read_config
 from minildm.engine.presets import PRESETS, Settings
 from minildm.engine.stages import encode_all, joined
 from minildm.gaussian import Gaussian
 from minildm.ldm import LatentDiffusion
 
+LARGE = {"widths": (192, 384, 384, 512), "attention": (False, False, True, True), "heads": (4, 4, 4, 8), "groups": 32}
 SIZES = {  # name: preset, changes to its model, batch of the denoiser
     "mnist": ("mnist", {}, 128),
     "demo": ("shapes", {}, 32),
@@ -29,6 +30,7 @@ SIZES = {  # name: preset, changes to its model, batch of the denoiser
     "mnist, attention on both levels": ("mnist", {"attention": (True, True)}, 128),
     "cifar10": ("cifar10", {}, 64),
     "128 pixels": ("emoji", {"image_size": 128}, 16),
+    "128 pixels, 100 M": ("emoji", {"image_size": 128, **LARGE}, 64),
 }
 
 ON_PIXELS = UNetConfig(
@@ -57,15 +59,18 @@ def settings_of(size: str) -> tuple[Settings, int]:
 
 def open_run(folder: Path) -> tuple[Settings, LatentDiffusion, Data, Data, Gaussian]:
     """A run's settings, model, training and test data, and the latents of the training pictures."""
-    (settings, _), model = read_config(folder), LatentDiffusion.load(folder)
+    (settings, _), model = read_config(folder), LatentDiffusion.load(folder, choose_device())
     train, test = load(settings)
     return settings, model, train, test, joined(encode_all(model, train.images, settings))
 
 
 def machine() -> str:
-    """The processor, the number of threads, and torch's version."""
-    names = [line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line]
-    return f"{names[0] if names else platform.processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    """The processor, the card if there is one, the number of threads, and torch's version."""
+    facts = dict(line.split(":", 1) for line in Path("/proc/cpuinfo").read_text().splitlines() if ":" in line)
+    facts = {name.strip(): fact.strip() for name, fact in facts.items()}
+    name = f"{facts['model name']}, family {facts['cpu family']}" if "cpu family" in facts else platform.processor()
+    card = "" if choose_device().type == "cpu" else f", {name_of(choose_device())}"
+    return f"{name}{card}, {torch.get_num_threads()} threads, torch {torch.__version__}"
 
 
 def start_up() -> dict[str, float]:

@@ -16,7 +16,9 @@ from pathlib import Path
 
 from common import machine
 
+from minildm.engine.device import autocast_to_sample, choose_device
 from minildm.engine.folder import read_config
+from minildm.engine.report import guided
 from minildm.ldm import LatentDiffusion
 
 
@@ -67,7 +69,9 @@ def table(results: dict) -> str:
         "distance to the nearest training picture; of real test pictures": [
             f"{run['nearest_train_distance']:.3f}; {run['nearest_train_distance_of_test']:.3f}" for run in runs
         ],
-        "pictures judged; guidance; steps": [f"{run['samples']}; {run['guidance']:g}; {run['steps']}" for run in runs],
+        "pictures judged; guidance; steps": [
+            f"{run['samples']}; {guided(run['guidance'], run['guidance_high'])}; {run['steps']}" for run in runs
+        ],
         "pictures per second while judging": [f"{run['images_per_second']:.1f}" for run in runs],
         "pictures per second, 100 at once, guided, 20 steps": ["", f"{results['sampling']['images_per_second']:.1f}"],
     }
@@ -77,13 +81,13 @@ def table(results: dict) -> str:
 
 def digits_per_second(run: Path, repeats: int = 5) -> dict:
     """100 digits, 20 steps, guidance on: the median and the extremes over a few repeats after one to warm up."""
-    model = LatentDiffusion.load(run)
+    model, settings = LatentDiffusion.load(run, choose_device()), read_config(run)[0]
     prompts = [f"a handwritten {word}" for word in "zero one two three four five six seven eight nine".split()] * 10
-    guidance = read_config(run)[0].guidance
     rates = []
     for seed in range(repeats + 1):
         start = time.monotonic()
-        model.generate(prompts, guidance=guidance, steps=20, seed=seed)
+        with autocast_to_sample(settings, choose_device()):
+            model.generate(prompts, **settings.sampling(steps=20), seed=seed).cpu()
         rates.append(len(prompts) / (time.monotonic() - start))
     rates = rates[1:]
     return {"images_per_second": sorted(rates)[repeats // 2], "spread": [min(rates), max(rates)], "images": len(prompts)}

@@ -69,8 +69,7 @@ class Examiner:
         row: dict = {"seconds": round(self.seconds, 1), "step": step}
         for name, data in self.asked.items():
             with autocast(self.settings, choose_device()):
-                options = {"guidance": self.settings.guidance, "steps": self.settings.sample_steps}
-                images = model.generate(data.captions(), **options)
+                images = model.generate(data.captions(), **self.settings.sampling()).cpu()
             row[name] = float(verdicts(self.judge, images, data.attributes).all(1).float().mean())
             row.setdefault("floors", self.distance(images))
         self.rows.append(row)
@@ -104,7 +103,7 @@ def main() -> None:
     examiner = Examiner(dataclasses.replace(chosen, settings=settings), train, test)
     torch.manual_seed(settings.seed)
     tokenizer = Tokenizer.train(train.texts, settings.model.text.vocabulary)
-    model = LatentDiffusion(settings.model, tokenizer)
+    model = LatentDiffusion(settings.model, tokenizer).to(choose_device())
     if settings.minutes is not None:
         settings = plan(model, train, settings)
     run_stage(AutoencoderStage(model, train, settings), examiner, set())

@@ -18,6 +18,7 @@ import tyro
 from quality import Examiner, Quality, run_stage
 
 from minildm.engine.data import load
+from minildm.engine.device import choose_device
 from minildm.engine.folder import read_config
 from minildm.engine.memory import keep_freed_memory
 from minildm.engine.presets import Settings
@@ -46,7 +47,7 @@ def main() -> None:
     examiner = Examiner(Quality(settings, run, samples=chosen.samples), train, test)
     trained = LatentDiffusion.load(run)
     torch.manual_seed(settings.seed)
-    model = LatentDiffusion(settings.model, trained.tokenizer)
+    model = LatentDiffusion(settings.model, trained.tokenizer).to(choose_device())
     model.autoencoder.load_state_dict(trained.autoencoder.state_dict())
     latents = joined(encode_all(model, train.images, settings))
     stage = DenoiserStage(model, latents, train, settings)

@@ -146,7 +146,8 @@ class Autoencoder(nn.Module):
 
         The Gaussians are over scaled latents, as `encode` gives them; what they were scaled by before is taken out.
         """
-        raw = Gaussian(latents.mean / self.scale, latents.log_var - 2 * torch.log(self.scale))
+        before = self.scale.to(latents.mean)
+        raw = Gaussian(latents.mean / before, latents.log_var - 2 * torch.log(before))
         self.scale.copy_(latent_scale(raw))
 
 

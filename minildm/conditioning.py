@@ -46,7 +46,7 @@ class NoisyClassifier(nn.Module):
 
     def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
         """x_t: N×C×H×W.   t: shape N."""
-        time = self.time(sinusoidal(t, self.width).to(x_t.dtype))
+        time = self.time(sinusoidal(t, self.width).to(x_t))
         h = self.coarse(self.shrink(self.fine(self.first(x_t), time)), time)
         return self.last(F.silu(h).mean((2, 3))).log_softmax(1)
 

@@ -115,6 +115,28 @@ def classifier_free_batched(denoise_both: Denoise, w: float) -> Denoise:
     return guided
 
 
+def guided_below(guided: Denoise, plain: Denoise, high: float) -> Denoise:
+    """Guidance where the sample can be seen: `guided` at times t ≤ high, `plain` at noisier ones.
+
+    Args:
+        guided, plain: (x_t, t) → x̂_0. One of them is asked, so the null branch costs nothing at the noisy times.
+        high: the noisiest time at which to guide.
+
+    Raises:
+        ValueError: when it is called with times on both sides of `high`; a sampler's batch has one time.
+
+    Source: Kynkäänniemi et al. 2024 (arXiv:2404.07724), section 3, whose interval may end before t = 0 as well.
+    """
+
+    def chosen(x_t: Tensor, t: Tensor) -> Tensor:
+        noisy = t > high
+        if bool(noisy.any()) != bool(noisy.all()):
+            raise ValueError(f"times {t.min():g} to {t.max():g} lie on both sides of high={high:g}: give a batch one time")
+        return plain(x_t, t) if noisy[0] else guided(x_t, t)
+
+    return chosen
+
+
 def log_sharpened(noisy: Mixture, x: Tensor, c: int, w: float) -> Tensor:
     """log p(x_t) + w log p(c | x_t), Eq. (12.9), nats, shape N: what (12.2) is the gradient of. It is not normalised.
 

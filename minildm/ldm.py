@@ -23,7 +23,7 @@ from minildm.config import LatentDiffusionConfig
 from minildm.ddpm import Denoise, Network, ddpm_loss, denoiser, spread_times
 from minildm.files import read_json, write_text, written_whole
 from minildm.gaussian import Gaussian
-from minildm.guidance import classifier_free_batched
+from minildm.guidance import classifier_free_batched, guided_below
 from minildm.samplers import SAMPLERS, time_grid
 from minildm.schedule import schedule_of
 from minildm.tensors import Tensors, fill, save_tensors, without_memory
@@ -60,9 +60,7 @@ class LatentDiffusion(nn.Module):
     def tokens(self, prompts: list[str]) -> Tensor:
         """Prompts as tokens N×L. Raises ValueError while there is no tokenizer."""
         if self.tokenizer is None:
-            raise ValueError(
-                "this model has no tokenizer: restore vocab.json, or set model.tokenizer = Tokenizer.train(captions, size)"
-            )
+            raise ValueError("this model has no tokenizer: restore vocab.json, or give it Tokenizer.train(captions, size)")
         return self.tokenizer.batch(prompts, self.config.text.length, self.config.text.pad)
 
     def loss(
@@ -90,7 +88,7 @@ class LatentDiffusion(nn.Module):
         t = spread_times(len(latents), self.schedule.T, generator, time_power)
         noise = torch.randn(latents.shape, generator=generator).to(latents)
         network = functools.partial(self.unet, context=self.text(tokens))
-        return ddpm_loss(network, latents, t.to(latents.device), noise, self.schedule, self.config.prediction, min_snr).mean()
+        return ddpm_loss(network, latents, t, noise, self.schedule, self.config.prediction, min_snr).mean()
 
     @torch.no_grad()
     def generate(
@@ -98,6 +96,7 @@ class LatentDiffusion(nn.Module):
         prompts: list[str],
         *,
         guidance: float = 3.0,
+        guidance_high: float = 1.0,
         steps: int = 20,
         sampler: str = "dpmpp",
         seed: int = 0,
@@ -109,6 +108,7 @@ class LatentDiffusion(nn.Module):
         Args:
             prompts: texts; "" is unconditional.
             guidance: w; 1 is plain conditional sampling.
+            guidance_high: the noisiest time at which to guide, as a share of T; above it sampling is plain (see `guided_below`).
             steps: of the sampler, 1..T.
             sampler: ddpm, ddim, euler, heun or dpmpp.
             seed: image i is drawn from the noise of seed + i, whatever else is in the batch. (PyTorch's generator on the CPU,
@@ -119,13 +119,15 @@ class LatentDiffusion(nn.Module):
         Returns: N×C×H×W in [-1, 1].
 
         Raises:
-            ValueError: no prompt, an unknown sampler, a number of steps outside 1..T, a batch below 1, a seed outside
-                0..2⁶³ − 1, a guidance that is no finite number ≥ 0, or a condition of another shape.
+            ValueError: no prompt, an unknown sampler, a number of steps outside 1..T, a batch below 1, a seed outside 0..2⁶³ − 1,
+                a guidance that is no finite number ≥ 0, a guidance_high outside [0, 1], or a condition of another shape.
         """
         if sampler not in SAMPLERS:
             raise ValueError(f"sampler {sampler!r} is unknown: choose one of {', '.join(SAMPLERS)}")
         if not (math.isfinite(guidance) and guidance >= 0):
             raise ValueError(f"guidance={guidance} must be a finite number, at least 0 (1 is plain conditional sampling)")
+        if not 0 <= guidance_high <= 1:
+            raise ValueError(f"guidance_high={guidance_high} must lie in [0, 1], a share of T; 1 guides everywhere")
         if not prompts:
             raise ValueError('no prompt was given: pass at least one, "" for an unconditional image')
         if batch < 1:
@@ -136,16 +138,14 @@ class LatentDiffusion(nn.Module):
         given = (len(prompts), 0, *wanted[2:]) if condition is None else tuple(condition.shape)
         if given != wanted:
             raise ValueError(f"condition has shape {given}, and beside the latents this U-Net reads {wanted}")
-        times = self.times(steps, sampler)
-        parts = [
-            self._draw(prompts[part], guidance, times, sampler, seed + part.start, None if condition is None else condition[part])
-            for part in (slice(first, first + batch) for first in range(0, len(prompts), batch))
-        ]
+        times, parts = self.times(steps, sampler), []
+        for first in range(0, len(prompts), batch):
+            part = slice(first, first + batch)
+            denoise = self.denoiser(prompts[part], guidance, None if condition is None else condition[part], guidance_high)
+            parts.append(self._draw(denoise, len(prompts[part]), times, sampler, seed + first))
         images = torch.cat(parts)
         if not images.isfinite().all():
-            raise ValueError(
-                f"the images are no finite numbers: lower the guidance, {guidance:g}, or see whether the weights are whole"
-            )
+            raise ValueError(f"the images are no finite numbers: lower the guidance, {guidance:g}, or restore the weights")
         return images
 
     def times(self, steps: int, sampler: str) -> Tensor:
@@ -161,26 +161,24 @@ class LatentDiffusion(nn.Module):
         side = self.config.image_size // self.config.autoencoder.factor
         return self.config.unet.in_channels - self.config.unet.out_channels, side, side
 
-    def _draw(
-        self, prompts: list[str], guidance: float, times: Tensor, sampler: str, seed: int, condition: Tensor | None
-    ) -> Tensor:
+    def _draw(self, denoise: Denoise, count: int, times: Tensor, sampler: str, seed: int) -> Tensor:
         """One batch of `generate`."""
-        generators = [torch.Generator().manual_seed(seed + place) for place in range(len(prompts))]
+        generators = [torch.Generator().manual_seed(seed + place) for place in range(count)]
 
         def draw(like: Tensor) -> Tensor:
             """One draw per image, each from its own generator."""
             return torch.stack([torch.randn(like.shape[1:], generator=generator) for generator in generators]).to(like)
 
         device = next(self.parameters()).device
-        noise = draw(torch.empty(len(prompts), self.config.unet.out_channels, *self.condition_shape[1:], device=device))
+        noise = draw(torch.empty(count, self.config.unet.out_channels, *self.condition_shape[1:], device=device))
         options = {"draw": draw} if sampler == "ddpm" else {}
-        *_, (_, z, _) = SAMPLERS[sampler](self.denoiser(prompts, guidance, condition), self.schedule, noise, times, **options)
+        *_, (_, z, _) = SAMPLERS[sampler](denoise, self.schedule, noise, times, **options)
         return self.autoencoder.decode(z).float().clamp(-1, 1)
 
-    def denoiser(self, prompts: list[str], guidance: float, condition: Tensor | None = None) -> Denoise:
-        """(z_t, t) → ẑ_0 under these prompts. Text is encoded, and its keys and values are computed, only once.
+    def denoiser(self, prompts: list[str], guidance: float, condition: Tensor | None = None, high: float = 1.0) -> Denoise:
+        """(z_t, t) → ẑ_0 under these prompts. Keys and values of the text are computed before the first step, not in each.
 
-        condition: of `condition_shape` for each prompt, if the U-Net reads one.
+        condition: of `condition_shape` for each prompt, if the U-Net reads one.   high: `guidance_high` of `generate`.
         """
         device = next(self.parameters()).device
         texts = prompts if guidance == 1 else prompts + [""] * len(prompts)
@@ -189,7 +187,10 @@ class LatentDiffusion(nn.Module):
         if condition is not None:
             network = beside(network, condition if guidance == 1 else torch.cat([condition, condition]))
         denoise = denoiser(network, self.schedule, self.config.prediction)
-        return denoise if guidance == 1 else classifier_free_batched(denoise, guidance)
+        if guidance == 1:
+            return denoise
+        guided = classifier_free_batched(denoise, guidance)
+        return guided if high == 1 else guided_below(guided, self.denoiser(prompts, 1.0, condition), high * self.schedule.T)
 
     def save(self, folder: Path | str) -> None:
         """Write vocab.json, merges.txt, model.safetensors and config.json into the folder, making it if need be."""
@@ -207,21 +208,19 @@ class LatentDiffusion(nn.Module):
             save_tensors(self.state_dict(), aside)
 
     @classmethod
-    def load(cls, folder: Path | str, device: str = "cpu") -> "LatentDiffusion":
+    def load(cls, folder: Path | str, device: str | torch.device = "cpu") -> "LatentDiffusion":
         """Read what `save` wrote, or any run folder. Weights come from safetensors alone; nothing is unpickled.
 
         Raises:
             ValueError: a folder without a model, of a newer layout, or with weights of another shape or format.
         """
-        folder = Path(folder)
+        folder, weights = Path(folder), Path(folder) / "model.safetensors"
         config = model_config(read_json(folder / "config.json"), folder)
-        if not (folder / "model.safetensors").exists():
-            raise ValueError(
-                f"{folder / 'model.safetensors'} does not exist: training did not reach its end; finish it with --resume"
-            )
+        if not weights.exists():
+            raise ValueError(f"{weights} does not exist: training did not reach its end; finish it with --resume")
         with without_memory():  # as yet: the file, not the configuration, decides how much is used
             model = cls(config)
-        fill(model, Tensors(folder / "model.safetensors"), folder / "model.safetensors")
+        fill(model, Tensors(weights), weights)
         if (folder / "vocab.json").exists():
             model.tokenizer = Tokenizer.load(folder)
             highest = max(model.tokenizer.vocabulary.values())

@@ -80,7 +80,8 @@ def nearest_distances(images: Tensor, reference: Tensor, chunk: int = 2000) -> t
         raise ValueError(f"no neighbours of {tuple(images.shape)} in {tuple(reference.shape)}: give pictures of the same shape")
     flat, pool = images.flatten(1).float(), reference.flatten(1)
     centre = flat.mean(0)
-    least, nearest = torch.full((len(flat),), torch.inf), torch.zeros(len(flat), dtype=torch.long)
+    least = torch.full((len(flat),), torch.inf, device=flat.device)
+    nearest = torch.zeros_like(least, dtype=torch.long)
     for start in range(0, len(pool), chunk):
         some = pool[start : start + chunk].float() - centre
         distance, place = (some.square().sum(1) - 2 * (flat - centre) @ some.T).min(1)  # ‖a‖² is the same for all

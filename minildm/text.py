@@ -129,7 +129,7 @@ def next_token_log_probs(logits: Tensor, tokens: Tensor, end: int) -> Tensor:
 
 def prefix_groups(rows: Tensor) -> Tensor:
     """Numbers for the beginnings of rows: entry (n, i) tells the first i tokens of row n from all others. N×L → N×(L+1)."""
-    groups = [torch.zeros(len(rows), dtype=torch.long)]
+    groups = [torch.zeros_like(rows[:, 0])]
     for column in rows.T:
         groups.append(torch.unique(groups[-1] * (rows.max() + 1) + column, return_inverse=True)[1])
     return torch.stack(groups, 1)
@@ -227,8 +227,8 @@ def write_texts(model: nn.Module, start: int, end: int, count: int, length: int,
 
     After the first end a row is filled with ends. `generator` is on the CPU.
     """
-    rows = torch.full((count, 1), start)
+    rows = torch.full((count, 1), start, device=next(model.parameters()).device)
     while rows.shape[1] < length:
-        drawn = torch.multinomial(model(rows)[:, -1].softmax(-1).cpu(), 1, generator=generator)
+        drawn = torch.multinomial(model(rows)[:, -1].softmax(-1).cpu(), 1, generator=generator).to(rows)
         rows = torch.cat([rows, drawn.masked_fill((rows == end).any(1, keepdim=True), end)], 1)
     return rows

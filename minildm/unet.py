@@ -195,7 +195,7 @@ class UNet(nn.Module):
             raise ValueError(f"extra_width={self.config.extra_width}, but `extra` is {'missing' if extra is None else 'given'}")
         if context is not None and not self.config.context_width:
             raise ValueError("context_width=None: this U-Net has no cross-attention to read a context with")
-        time = self.time(sinusoidal(t, self.config.widths[0]).to(x_t.dtype))  # N×time_width
+        time = self.time(sinusoidal(t, self.config.widths[0]).to(x_t))  # N×time_width
         if self.extra is not None:
             time = time + self.extra(extra)
         mask = None if context_mask is None else context_mask[:, None, None, :]

@@ -31,12 +31,15 @@ def test_train_leaves_a_report_with_pictures(trained: Path) -> None:
 
 def test_evaluate_prints_one_json_object(trained: Path, capsys: pytest.CaptureFixture) -> None:
     capsys.readouterr()
-    assert main(["evaluate", str(trained), "--samples", "20", "--steps", "2", "--guidance", "2", "--json"]) == 0
+    assert (
+        main(["evaluate", str(trained), "--samples", "20", "--steps", "2", "--guidance", "2", "--guidance-high", "0.5", "--json"])
+        == 0
+    )
     judged = json.loads(capsys.readouterr().out)
     wanted = {"prompt_accuracy", "prompt_accuracy_held_out", "judge_accuracy", "reconstruction_accuracy"}
     others = {"frechet", "frechet_floor", "nearest_train_distance", "samples", "guidance", "steps", "images_per_second"}
     assert judged.keys() >= wanted | others
-    assert (judged["samples"], judged["steps"], judged["guidance"]) == (20, 2, 2.0)
+    assert (judged["samples"], judged["steps"], judged["guidance"], judged["guidance_high"]) == (20, 2, 2.0, 0.5)
     for name in wanted:
         low, high = judged[f"{name}_interval"]
         assert 0 <= low <= judged[name] <= high <= 1
@@ -58,6 +61,10 @@ def test_sample_uses_the_guidance_and_steps_of_the_run(trained: Path, tmp_path: 
     assert main(["sample", str(trained), "a red circle", "--out", str(outs[1]), *own]) == 0
     assert main(["sample", str(trained), "a red circle", "--out", str(outs[2]), "--guidance", "0.5", "--steps", "3"]) == 0
     assert outs[0].read_bytes() == outs[1].read_bytes() != outs[2].read_bytes()
+    assert (
+        main(["sample", str(trained), "a red circle", "--out", str(tmp_path / "high.png"), *own, "--guidance-high", "0.5"]) == 0
+    )
+    assert (tmp_path / "high.png").read_bytes() != outs[0].read_bytes()
     LatentDiffusion.load(trained).save(tmp_path / "model")  # no settings there: guidance 3 and 20 steps
     assert main(["sample", str(tmp_path / "model"), "a red circle", "--out", str(outs[3])]) == 0
 

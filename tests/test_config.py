@@ -186,8 +186,12 @@ WRONG = [
         for name in "lr minutes time_power min_snr kl_weight weight_decay guidance ema drop_caption".split()
     ),
     *((Settings, {name: math.inf}, f"{name}=inf") for name in "lr minutes min_snr kl_weight weight_decay guidance ema".split()),
-    *((Settings, {name: -0.5}, f"{name}=-0.5") for name in "kl_weight weight_decay guidance drop_caption ema".split()),
+    *(
+        (Settings, {name: -0.5}, f"{name}=-0.5")
+        for name in "kl_weight weight_decay guidance guidance_high drop_caption ema".split()
+    ),
     *((Settings, {name: 1.0}, f"{name}=1.0") for name in "drop_caption ema".split()),
+    *((Settings, {"guidance_high": value}, f"guidance_high={value}") for value in (1.01, math.nan)),
 ]
 
 

@@ -83,7 +83,7 @@ LEAVES = {
         "stream": st.booleans(), "precision": st.sampled_from(["auto", "bf16", "float32", "fp8"]),
         "autoencoder_batch": number, "autoencoder_lr": real, "kl_weight": real, "batch": number, "lr": real, "warmup": number,
         "weight_decay": real, "clip": real, "drop_caption": real, "time_power": real, "min_snr": st.none() | real, "ema": real,
-        "preview_every": number, "guidance": real, "sample_steps": number, "autoencoder_share": real,
+        "preview_every": number, "guidance": real, "guidance_high": real, "sample_steps": number, "autoencoder_share": real,
     },
 }  # fmt: skip
 BASE = configs.to_dict(

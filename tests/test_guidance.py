@@ -20,6 +20,7 @@ from minildm.guidance import (
     dynamic_threshold,
     extrapolated,
     flow_variance,
+    guided_below,
     guided_score,
     implicit_slope,
     log_sharpened,
@@ -108,6 +109,26 @@ def test_one_call_on_twice_the_batch_is_the_same(w):
 
     assert torch.equal(classifier_free_batched(both, w)(X_T, T), guided(w))
     assert calls == [8]
+
+
+@pytest.mark.parametrize("high", [0.0, 299.5, 300.0, 600.0, 1000.0])
+def test_below_a_time_it_is_guided_and_above_plain_and_only_one_is_asked(high):
+    asked = []
+
+    def answering(name: str, value: float) -> Denoise:
+        return lambda x_t, t: asked.append(name) or torch.full_like(x_t, value)
+
+    chosen = guided_below(answering("guided", 1.0), answering("plain", 2.0), high)
+    for t in (1.0, 299.0, 300.0, 301.0, 600.0, 999.5, 1000.0):
+        noisy = t > high
+        assert torch.equal(chosen(X_T, torch.full((4,), t)), torch.full_like(X_T, 2.0 if noisy else 1.0))
+        assert asked.pop() == ("plain" if noisy else "guided") and not asked
+    assert torch.equal(guided_below(says(X_T), says(-X_T), 1000.0)(X_T, T), X_T)  # several times, all on one side
+
+
+def test_a_batch_on_both_sides_of_the_time_is_refused():
+    with pytest.raises(ValueError, match="times 3 to 999 lie on both sides of high=500"):
+        guided_below(says(X_T), says(X_T), 500.0)(X_T, T)
 
 
 def test_static_threshold_clips():

@@ -70,13 +70,13 @@ def test_many_prompts_are_drawn_some_at_a_time(model: LatentDiffusion, monkeypat
 
 
 def test_what_is_not_asked_for_is_as_documented(model: LatentDiffusion, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Guidance 3, twenty steps of DPM-Solver++, seed 0, a hundred at a time; every time alike, no weights."""
-    asked = model.generate(PROMPTS[:1], guidance=3.0, steps=20, sampler="dpmpp", seed=0)
+    """Guidance 3 at all times, twenty steps of DPM-Solver++, seed 0, a hundred at a time; every time alike, no weights."""
+    asked = model.generate(PROMPTS[:1], guidance=3.0, guidance_high=1.0, steps=20, sampler="dpmpp", seed=0)
     assert torch.equal(model.generate(PROMPTS[:1]), asked)
     sizes = []
     blank = torch.zeros(3, 32, 32)
     monkeypatch.setattr(
-        LatentDiffusion, "_draw", lambda self, some, *_: (sizes.append(len(some)), blank.expand(len(some), -1, -1, -1))[1]
+        LatentDiffusion, "_draw", lambda self, denoise, count, *_: (sizes.append(count), blank.expand(count, -1, -1, -1))[1]
     )
     assert model.generate([""] * 230).shape == (230, 3, 32, 32) and sizes == [100, 100, 30]
     latents, tokens = torch.randn(4, 4, 8, 8, generator=torch.Generator().manual_seed(1)), model.tokens(PROMPTS)
@@ -105,6 +105,25 @@ def test_guidance_is_linear_between_null_and_conditional(model: LatentDiffusion)
     assert torch.allclose(triple, null + 3 * (cond - null), atol=1e-4)
     assert torch.allclose(null, model.denoiser(["", ""], 1.0)(x, t), atol=1e-5), "the null condition is the empty prompt"
     assert (cond - null).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("high", [0.0, 0.5, 0.75, 1.0])
+def test_guidance_up_to_a_time_is_plain_before_it(model: LatentDiffusion, high: float) -> None:
+    """Against a loop of DDIM's own formula, which asks the U-Net itself; its grid of T = 100 stands at 100, 75, 50, 25."""
+    drawn = model.generate(PROMPTS[:2], guidance=3.0, guidance_high=high, steps=4, sampler="ddim", seed=11)
+    z = torch.stack([torch.randn(4, 8, 8, generator=torch.Generator().manual_seed(seed)) for seed in (11, 12)])
+    cond, null = (model.denoiser(prompts, 1.0) for prompts in (PROMPTS[:2], ["", ""]))
+    with torch.no_grad():
+        for now, then in ((100, 75), (75, 50), (50, 25), (25, 0)):
+            t = torch.full((2,), now)
+            guess = cond(z, t) if now > 100 * high else null(z, t) + 3 * (cond(z, t) - null(z, t))
+            a, s, b, r = (
+                rate(torch.tensor(time)).item() for time in (now, then) for rate in (model.schedule.signal, model.schedule.noise)
+            )
+            z = b * guess + r * (z - a * guess) / s
+        assert (model.autoencoder.decode(z).clamp(-1, 1) - drawn).abs().max() < 1e-4
+    everywhere = model.generate(PROMPTS[:2], guidance=3.0, steps=4, sampler="ddim", seed=11)
+    assert torch.equal(drawn, everywhere) == (high == 1)
 
 
 def test_save_and_load_lose_nothing(model: LatentDiffusion, tmp_path: Path) -> None:
@@ -210,6 +229,9 @@ def test_damaged_folders_are_named(model: LatentDiffusion, tmp_path: Path) -> No
         ({"steps": 101}, "steps=101"),
         ({"guidance": -1.0}, r"guidance=-1\.0"),
         ({"guidance": float("nan")}, "guidance=nan"),
+        ({"guidance_high": -0.1}, r"guidance_high=-0\.1"),
+        ({"guidance_high": 1.5}, r"guidance_high=1\.5"),
+        ({"guidance_high": float("nan")}, "guidance_high=nan"),
         ({"prompts": []}, "no prompt"),
         ({"batch": 0}, "batch=0"),
         ({"seed": -1}, "seed=-1"),

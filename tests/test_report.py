@@ -16,7 +16,14 @@ from minildm.engine.report import judge_table, write_report
 
 
 def judged(**values) -> dict:
-    full = dict.fromkeys(KEYS) | {"frechet": 3.0, "frechet_floor": 1.5, "samples": 10, "guidance": 3.0, "steps": 20}
+    full = dict.fromkeys(KEYS) | {
+        "frechet": 3.0,
+        "frechet_floor": 1.5,
+        "samples": 10,
+        "guidance": 3.0,
+        "steps": 20,
+        "guidance_high": 1.0,
+    }
     return full | {"nearest_train_distance": 0.1, "nearest_train_distance_of_test": 0.2, "images_per_second": 5.0} | values
 
 
@@ -41,6 +48,8 @@ def test_table_shows_what_exists_and_leaves_out_what_does_not() -> None:
     assert "90.00% (80.00% to 95.00%)" in table
     assert "2.00" in table, "the distance over its floor"
     assert "never seen" not in table and "reconstructions" not in table
+    assert "| guidance, steps | 3, 20 |" in table
+    assert "| guidance, steps | 3 up to t = 0.8 T, 20 |" in "\n".join(judge_table(judged(guidance_high=0.8)))
 
 
 def test_report_names_times_and_memory(tmp_path: Path) -> None:

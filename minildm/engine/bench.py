@@ -12,8 +12,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from minildm.engine.data import Data
-from minildm.engine.device import autocast, autocast_to_sample, choose_device, native_bf16
-from minildm.engine.memory import peak_memory
+from minildm.engine.device import autocast, autocast_to_sample, choose_device, native_bf16, peak_memory
 from minildm.engine.presets import Settings
 from minildm.engine.stages import AutoencoderStage, DenoiserStage, Stage
 from minildm.gaussian import Gaussian
@@ -25,6 +24,7 @@ KINDS = {  # of operators, by what their names begin with; the first that fits c
     "convolutions": ("mkldnn_convolution", "convolution", "cudnn_convolution", "_slow_conv"),
     "matrix products, Muon's too": ("mm", "addmm", "bmm", "baddbmm", "mkldnn_linear"),
     "norms": ("native_group_norm", "native_layer_norm"),
+    "fused attention": ("_scaled_dot_product", "_flash_attention", "_efficient_attention", "_cudnn_attention"),
     "softmax": ("_softmax", "masked_fill"),
     "activations": ("silu", "gelu", "sigmoid"),
     "copies and casts": ("copy_", "cat", "_to_copy", "clone", "upsample", "index"),
@@ -63,16 +63,19 @@ def timed(work: Callable[[], object], device: torch.device, seconds: float = 2.0
 def ceiling(device: torch.device, seconds: float = 0.3) -> dict[str, float]:
     """The most GFLOP/s that one convolution or one matrix product reaches here, forward, by precision.
 
-    Sizes are of the kind that the book's networks have, and larger ones; each counts by its median.
+    Sizes are of the kind that the book's networks have, and larger ones, which a card needs; each counts by its median.
     """
+    card = device.type == "cuda"
+    products = (512, 1024, 2048, *((4096, 8192) if card else ()))
+    maps = ((128, 64, 8), (128, 128, 8), (128, 128, 4), (128, 256, 8), (64, 256, 16), *(((256, 512, 32),) if card else ()))
     best: dict[str, float] = {}
     for dtype in (torch.float32, torch.bfloat16):
         name = str(dtype).removeprefix("torch.")
-        for n in (512, 1024, 2048):
+        for n in products:
             a, b = torch.randn(2, n, n, device=device).to(dtype)
             rate = 2 * n**3 / timed(lambda a=a, b=b: a @ b, device, seconds).median / 1e9
             best[f"{name} matrix product"] = max(rate, best.get(f"{name} matrix product", 0))
-        for batch, width, side in ((128, 64, 8), (128, 128, 8), (128, 128, 4), (128, 256, 8), (64, 256, 16)):
+        for batch, width, side in maps:
             for layout in (torch.contiguous_format, torch.channels_last):
                 layer = torch.nn.Conv2d(width, width, 3, padding=1, device=device, dtype=dtype).to(memory_format=layout)
                 x = torch.randn(batch, width, side, side, device=device).to(dtype).to(memory_format=layout)
@@ -109,15 +112,18 @@ def gflop(stage: Stage) -> float:
 
 
 def profile(stage: Stage, steps: int = 10) -> dict[str, float]:
-    """The share of the operators' time that each kind takes, the largest first."""
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
+    """The share of the operators' time that each kind takes, the largest first: of the card's time, if they run on one."""
+    card = stage.device.type == "cuda"
+    with torch.profiler.profile(activities=torch.profiler.supported_activities()) as profiler:
         for step in range(steps):
             stage.step(step)
     shares: Counter[str] = Counter()
     for event in profiler.key_averages():
+        if event.device_type != torch.autograd.DeviceType.CPU:
+            continue  # a card's kernel: its time stands beside the operator that started it as well
         name = event.key.removeprefix("aten::")
         kind = next((kind for kind, starts in KINDS.items() if name.startswith(starts)), "the rest")
-        shares[kind] += event.self_cpu_time_total
+        shares[kind] += event.self_device_time_total if card else event.self_cpu_time_total
     return {kind: amount / shares.total() for kind, amount in shares.most_common()}
 
 
@@ -155,7 +161,7 @@ def must_hold(stage: DenoiserStage) -> dict[str, int]:
 def bench(name: str, settings: Settings) -> dict:
     """All of it, as one document of plain values; `page` makes it readable."""
     device = choose_device()
-    before = peak_memory()
+    before = peak_memory(device)
     model, autoencoder, denoiser = stages(settings)
     result: dict = {"preset": name, "batch": settings.batch, "autoencoder_batch": settings.autoencoder_batch}
     held = must_hold(denoiser)
@@ -164,13 +170,13 @@ def bench(name: str, settings: Settings) -> dict:
         took = timed(lambda stage=stage, count=count: stage.step(next(count)), device, 6.0)
         result[stage.name] = {"seconds": took.seconds, "gflop": work, "gflop_per_second": work / took.median}
         if stage is denoiser:  # before the other stage adds its own
-            peak = None if before is None else round((peak_memory() - before) * 1e9)
+            peak = None if before is None else round((peak_memory(device) - before) * 1e9)
     result["memory"] = {**held, "peak beyond the start": peak}
     result["profile"] = profile(denoiser)
     result["data"] = seconds_for_data(denoiser)
     texts = ["a cat"] * 32
     with autocast_to_sample(denoiser.settings, device):
-        draw = timed(lambda: model.generate(texts, guidance=settings.guidance, steps=20), device, 4.0, warm=1)
+        draw = timed(lambda: model.generate(texts, **settings.sampling(steps=20)), device, 4.0, warm=1)
     result["sampling"] = {"seconds": draw.seconds, "images": len(texts)}
     result["ceiling"] = ceiling(device)
     return result

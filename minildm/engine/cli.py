@@ -76,6 +76,8 @@ class Sample:
     """What to draw; "" is unconditional."""
     guidance: float | None = None
     """How strongly the picture follows the prompt; 1 is plain conditional sampling. By default the run's own."""
+    guidance_high: float | None = None
+    """The noisiest time at which to guide, as a share of all; 1 guides everywhere. By default the run's own."""
     steps: int | None = None
     """By default the run's own."""
     sampler: str = "dpmpp"
@@ -92,11 +94,10 @@ class Sample:
         from minildm.files import read_json, refuse_links_out
         from minildm.ldm import LatentDiffusion
 
-        model = LatentDiffusion.load(self.run)
+        model = LatentDiffusion.load(self.run, choose_device())
         alone = "settings" not in read_json(self.run / "config.json")  # a model that was saved without its run
         settings = Settings() if alone else read_config(self.run)[0]
-        guidance = settings.guidance if self.guidance is None else self.guidance
-        steps = settings.sample_steps if self.steps is None else self.steps
+        options = settings.sampling(self.guidance, self.guidance_high, self.steps)
         out = self.out or self.free_name()
         if out.suffix.lower() != ".png":
             raise UserError(f"--out {out} should end in .png")
@@ -109,7 +110,7 @@ class Sample:
             if tokens > length:
                 print(f"note: {prompt!r} has {tokens} tokens, the model reads {length}: the rest was cut", file=sys.stderr)
         with autocast_to_sample(settings, choose_device()):
-            images = model.generate(list(self.prompts), guidance=guidance, steps=steps, sampler=self.sampler, seed=self.seed)
+            images = model.generate(list(self.prompts), **options, sampler=self.sampler, seed=self.seed)
         out.parent.mkdir(parents=True, exist_ok=True)
         plots.save_grid(images, out)
         print(f"{len(images)} picture{'s' if len(images) > 1 else ''}: {out}")
@@ -131,6 +132,8 @@ class Evaluate:
     samples: int = 2000
     guidance: float | None = None
     """By default the run's own."""
+    guidance_high: float | None = None
+    """By default the run's own."""
     steps: int | None = None
     """By default the run's own."""
     data: str | None = None
@@ -146,7 +149,7 @@ class Evaluate:
             raise UserError(f"--samples {self.samples} is too few to judge by: at least 20")
         if not self.run.is_dir():
             raise UserError(f"{self.run} is no run folder: name one that `minildm train` or `minildm demo` made")
-        judged = evaluate(self.run, self.samples, self.guidance, self.steps, self.data)
+        judged = evaluate(self.run, self.samples, self.guidance, self.guidance_high, self.steps, self.data)
         print(json.dumps(judged) if self.json else "\n".join(judge_table(judged)))
 
 

@@ -44,7 +44,8 @@ def shapes_of(model: LatentDiffusion, image: Tensor, prompt: str) -> Shapes:
 
     Returns: by the names of SPOTS, without the batch; of the keys those of the first cross-attention, heads×L×d.
     """
-    q, tokens, t = model.encode(image), model.tokens([prompt]), torch.tensor([model.schedule.T // 2])
+    q, t = model.encode(image), torch.tensor([model.schedule.T // 2])
+    tokens = model.tokens([prompt]).to(image.device)
     states = model.text(tokens)
     keys_values = model.unet.keys_values(states)
     z_0 = q.sample(torch.zeros_like(q.mean))

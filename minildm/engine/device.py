@@ -6,6 +6,7 @@ import os
 import torch
 
 from minildm.config import LatentDiffusionConfig
+from minildm.engine import memory
 from minildm.engine.errors import UserError
 from minildm.engine.presets import Settings
 from minildm.ldm import LatentDiffusion
@@ -17,6 +18,11 @@ BYTES_PER_PARAMETER = 20  # weight, gradient, two moments and the average, float
 def choose_device() -> torch.device:
     """A CUDA card if there is one, otherwise the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def name_of(device: torch.device) -> str:
+    """The card's name, or "cpu": what it computes on decides a run's bits, and its speed."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
 
 def native_bf16(device: torch.device) -> bool:
@@ -59,6 +65,11 @@ def check_memory(config: LatentDiffusionConfig, device: torch.device) -> None:
             f"the model has {count:.3g} parameters and needs {BYTES_PER_PARAMETER * count / 1e9:.0f} GB to train, "
             f"the {device.type} has {has / 1e9:.0f} GB: choose smaller --model.unet.widths"
         )
+
+
+def peak_memory(device: torch.device) -> float | None:
+    """The most memory held so far, in GB: of the card's, by this process's tensors; else of the process; None if not told."""
+    return torch.cuda.max_memory_allocated(device) / 1e9 if device.type == "cuda" else memory.peak_memory()
 
 
 def total_memory(device: torch.device) -> int | None:

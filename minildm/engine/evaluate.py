@@ -27,7 +27,12 @@ JUDGE_STEPS, JUDGE_BATCH = 1200, 128
 
 
 def evaluate(
-    folder: Path, samples: int, guidance: float | None = None, steps: int | None = None, data: str | None = None
+    folder: Path,
+    samples: int,
+    guidance: float | None = None,
+    guidance_high: float | None = None,
+    steps: int | None = None,
+    data: str | None = None,
 ) -> dict[str, Any]:
     """Sample, judge and compare.
 
@@ -35,7 +40,7 @@ def evaluate(
         folder: a run folder.
         samples: how many pictures; for shapes half of them have shape-colour pairs that training never showed. Where
             there are captions and no classes, half of them are drawn from training captions, half from test captions.
-        guidance, steps: of sampling; by default the run's own.
+        guidance, guidance_high, steps: of sampling; by default the run's own.
         data: where the run's data are now, if they have moved.
 
     Returns: plain values, ready for JSON. Accuracies are shares of pictures with every attribute right, each with its
@@ -43,9 +48,9 @@ def evaluate(
     """
     settings, origin = read_config(folder)
     settings = settings if data is None else dataclasses.replace(settings, data=located(data))
-    guidance = settings.guidance if guidance is None else guidance
-    steps = settings.sample_steps if steps is None else steps
-    model = LatentDiffusion.load(folder)
+    options = settings.sampling(guidance, guidance_high, steps)
+    device = choose_device()
+    model = LatentDiffusion.load(folder, device)
     train, test = load(settings)
     if fingerprint(train, test) != origin.fingerprint:
         warnings.warn(f"data {settings.data!r} have changed since the run began: it is judged by others", stacklevel=2)
@@ -60,10 +65,10 @@ def evaluate(
     count = len(wanted)
     prompts = wanted.captions(settings.seed) + (more.captions(settings.seed) if more else [])
     start = time.monotonic()
-    with autocast_to_sample(settings, choose_device()):
-        images = model.generate(prompts, guidance=guidance, steps=steps, seed=settings.seed).cpu()
+    with autocast_to_sample(settings, device):
+        images = model.generate(prompts, **options, seed=settings.seed).cpu()
     seconds = time.monotonic() - start
-    result |= {"samples": len(prompts), "guidance": guidance, "steps": steps, "images_per_second": len(prompts) / seconds}
+    result |= {"samples": len(prompts), **options, "images_per_second": len(prompts) / seconds}
 
     real = to_float(test.images)
     if judge is not None:
@@ -100,7 +105,7 @@ KEYS = (
     "nearest_train_distance_of_test", "attribute_accuracy", "attribute_accuracy_held_out",
     "retrieval_seen", "retrieval_seen_interval", "retrieval_test", "retrieval_test_interval", "retrieval_seen_real",
     "retrieval_seen_real_interval", "retrieval_test_real", "retrieval_test_real_interval", "retrieval_lineup",
-    "samples", "guidance", "steps", "images_per_second",
+    "samples", "guidance", "guidance_high", "steps", "images_per_second",
 )  # fmt: skip
 
 
@@ -139,13 +144,14 @@ def in_batches(function, images: Tensor) -> Tensor:
 
 def judge_features(judge: Judge):
     """The judge's last hidden layer, N×128."""
-    return lambda images: in_batches(judge.features, images)
+    device = next(judge.parameters()).device
+    return lambda images: in_batches(lambda some: judge.features(some.to(device)).cpu(), images)
 
 
 def latent_features(model: LatentDiffusion):
     """Without labels there is no judge: the latent means, averaged over quarters of the picture, N×16·channels."""
-    pool = torch.nn.functional.adaptive_avg_pool2d
-    return lambda images: in_batches(lambda some: pool(model.encode(some).mean, 4).flatten(1), images)
+    device, pool = next(model.parameters()).device, torch.nn.functional.adaptive_avg_pool2d
+    return lambda images: in_batches(lambda some: pool(model.encode(some.to(device)).mean, 4).flatten(1).cpu(), images)
 
 
 def find_judge(folder: Path, train: Data, settings: Settings) -> Judge | None:
@@ -158,7 +164,8 @@ def find_judge(folder: Path, train: Data, settings: Settings) -> Judge | None:
         return None
     labelled = torch.nonzero((train.attributes >= 0).any(1))[:, 0]
     torch.manual_seed(settings.seed)
-    judge = Judge(train.images.shape[1], train.images.shape[2], tuple(train.classes.values()))
+    device = choose_device()
+    judge = Judge(train.images.shape[1], train.images.shape[2], tuple(train.classes.values())).to(device)
     path = folder / "judge.safetensors"
     if path.exists():
         fill(judge, read_tensors(path), path)
@@ -172,9 +179,9 @@ def find_judge(folder: Path, train: Data, settings: Settings) -> Judge | None:
         else:
             places = labelled[torch.randint(len(labelled), (JUDGE_BATCH,), generator=generator)]
             images, attributes = train.images[places], train.attributes[places]
-        return roughen(to_float(images), generator), attributes
+        return roughen(to_float(images).to(device), generator), attributes.to(device)
 
-    train_judge(judge, batch_of, JUDGE_STEPS, precision=autocast_to_sample(settings, torch.device("cpu")))
+    train_judge(judge, batch_of, JUDGE_STEPS, precision=autocast_to_sample(settings, device))
     with written_whole(path) as aside:
         save_tensors(judge.state_dict(), aside)
     return judge

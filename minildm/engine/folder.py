@@ -89,6 +89,8 @@ class Origin:
     (which an older minildm did not do)."""
     bf16: bool | None = None
     """Whether the machine computed in it natively, Muon too; None: not noted, by an older minildm."""
+    device: str | None = None
+    """"cpu", or the card's name; None: not noted, by an older minildm."""
 
 
 def write_config(folder: Path, settings: Settings, origin: Origin) -> None:

@@ -57,9 +57,9 @@ def judge_loss(judge: Judge, images: Tensor, attributes: Tensor) -> Tensor:
 def verdicts(judge: Judge, images: Tensor, attributes: Tensor, batch: int = 500) -> Tensor:
     """Whether each picture has each attribute that was asked of it: N×attributes, True where it does not apply."""
     judge.eval()
-    right = []
-    for some, wanted in zip(images.split(batch), attributes.split(batch), strict=True):
-        said = torch.stack([logits.argmax(1) for logits in judge(some)], 1)
+    right, device = [], next(judge.parameters()).device
+    for some, wanted in zip(images.split(batch), attributes.cpu().split(batch), strict=True):
+        said = torch.stack([logits.argmax(1) for logits in judge(some.to(device))], 1).cpu()
         right.append((said == wanted) | (wanted == NOT_APPLICABLE))
     return torch.cat(right)
 
@@ -74,11 +74,11 @@ def roughen(images: Tensor, generator: torch.Generator, blur: float = 1.0, noise
     """
     blur, noise = (torch.rand(2, generator=generator) * torch.tensor([blur, noise])).tolist()
     kernel = torch.exp(-0.5 * (torch.arange(-2, 3) / max(blur, 1e-3)) ** 2)
-    kernel, channels = kernel / kernel.sum(), images.shape[1]
+    kernel, channels = (kernel / kernel.sum()).to(images), images.shape[1]
     images = F.pad(images, (2, 2, 2, 2), mode="replicate")
     for shape in ((1, 1, 1, 5), (1, 1, 5, 1)):
         images = F.conv2d(images, kernel.view(shape).expand(channels, -1, -1, -1), groups=channels)
-    return images + noise * torch.randn(images.shape, generator=generator)
+    return images + noise * torch.randn(images.shape, generator=generator).to(images)
 
 
 def train_judge(

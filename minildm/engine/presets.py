@@ -75,6 +75,8 @@ class Settings:
     """Steps between pictures of samples."""
     guidance: float = 3.0
     """For previews, the final grid and the judge."""
+    guidance_high: float = 1.0
+    """The noisiest time at which to guide, as a share of T; 1 guides everywhere."""
     sample_steps: int = 20
 
     model: LatentDiffusionConfig = LatentDiffusionConfig()
@@ -93,6 +95,8 @@ class Settings:
         for name in ("kl_weight", "weight_decay", "guidance"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
                 raise ValueError(f"{name}={getattr(self, name)} must be a finite number, at least 0")
+        if not 0 <= self.guidance_high <= 1:
+            raise ValueError(f"guidance_high={self.guidance_high} must lie in [0, 1]")
         for name in ("drop_caption", "ema"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must lie in [0, 1)")
@@ -126,6 +130,14 @@ class Settings:
             raise ValueError(f"shapes have 3 channels and a multiple of 32 pixels, not {channels} and image_size={size}")
         if self.model.text.vocabulary < BYTES:
             raise ValueError(f"model.text.vocabulary={self.model.text.vocabulary}: the bytes alone need {BYTES}")
+
+    def sampling(
+        self, guidance: float | None = None, guidance_high: float | None = None, steps: int | None = None
+    ) -> dict[str, float | int]:
+        """What `LatentDiffusion.generate` is told: the run's own, but for what is given."""
+        own = {"guidance": self.guidance, "guidance_high": self.guidance_high, "steps": self.sample_steps}
+        given = {"guidance": guidance, "guidance_high": guidance_high, "steps": steps}
+        return own | {name: value for name, value in given.items() if value is not None}
 
 
 def small(
@@ -178,7 +190,8 @@ PRESETS = {
             autoencoder_share=0.16,
             autoencoder_lr=2e-3,
             time_power=0.75,
-            guidance=1.5,
+            guidance=1.8,
+            guidance_high=0.8,
             model=small(32, 1, (16, 32, 64), MIDDLE, middle_attention=False, vocabulary=640, length=16),
         ),
     ),

@@ -4,8 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from minildm.engine import plots
-from minildm.engine.memory import peak_memory
+from minildm.engine.device import choose_device, name_of, peak_memory
 from minildm.engine.presets import Settings
 from minildm.files import write_text
 
@@ -25,14 +27,15 @@ def write_report(folder: Path, settings: Settings, seconds: dict[str, float], ju
     if judged:
         write_text(folder / "evaluation.json", json.dumps(judged, indent=1))
     timed = sum(seconds.get(part, 0.0) for part in TIMED)
-    memory = peak_memory()
+    memory, device = peak_memory(torch.device("cpu")), choose_device()
+    on_card = "" if device.type == "cpu" else f"; on the card, {name_of(device)}: {peak_memory(device):.2f} GB"
     text = [
         f"# {folder.name}: {settings.data}",
         "",
         "![samples](samples/final.png)",
         "",
         "Each picture was drawn from the prompt below it, with the averaged weights, "
-        f"guidance {settings.guidance:g} and {settings.sample_steps} steps.",
+        f"guidance {guided(settings.guidance, settings.guidance_high)} and {settings.sample_steps} steps.",
         "",
         *(["## The judge", "", *judge_table(judged), ""] if judged else []),
         "## Time and memory",
@@ -42,7 +45,7 @@ def write_report(folder: Path, settings: Settings, seconds: dict[str, float], ju
         *(f"| {part} | {spent:.1f} |" for part, spent in seconds.items()),
         f"| **{' + '.join(TIMED)}** | **{timed:.1f}** ({timed / 60:.2f} minutes) |",
         "",
-        f"Peak memory of the process: {f'{memory:.2f} GB' if memory else 'not known on this system'}. "
+        f"Peak memory of the process: {f'{memory:.2f} GB' if memory else 'not known on this system'}{on_card}. "
         f"Autoencoder: {settings.autoencoder_steps} steps of {settings.autoencoder_batch}; "
         f"denoiser: {settings.steps} steps of {settings.batch}; {settings.precision}.",
         "",
@@ -55,6 +58,11 @@ def write_report(folder: Path, settings: Settings, seconds: dict[str, float], ju
     ]
     write_text(folder / "report.md", "\n".join(text))
     return folder / "report.md"
+
+
+def guided(guidance: float, high: float) -> str:
+    """How strongly, and up to which time unless everywhere."""
+    return f"{guidance:g}" if high == 1 else f"{guidance:g} up to t = {high:g} T"
 
 
 def judge_table(judged: dict[str, Any]) -> list[str]:
@@ -74,7 +82,7 @@ def judge_table(judged: dict[str, Any]) -> list[str]:
         ("distance to the nearest training picture", number(judged["nearest_train_distance"], ".3f")),
         ("the same for real test pictures", number(judged["nearest_train_distance_of_test"], ".3f")),
         ("pictures sampled and judged", number(judged["samples"], "d")),
-        ("guidance, steps", f"{judged['guidance']:g}, {judged['steps']}"),
+        ("guidance, steps", f"{guided(judged['guidance'], judged['guidance_high'])}, {judged['steps']}"),
         ("pictures per second", number(judged["images_per_second"], ".1f")),
     ]
     return ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows if value)]

@@ -11,6 +11,7 @@ from tqdm import tqdm
 from minildm.clip import Clip, contrastive_loss, recall_at
 from minildm.config import ClipConfig, TextConfig
 from minildm.engine.data import Data, to_float
+from minildm.engine.device import choose_device
 from minildm.engine.judges import roughen
 from minildm.engine.presets import Settings
 from minildm.engine.seeds import seeded
@@ -54,7 +55,8 @@ def find_clip(folder: Path, train: Data, settings: Settings, tokenizer: Tokenize
     if len(places) < CLIP_BATCH:
         return None
     torch.manual_seed(settings.seed)
-    clip, path = Clip(clip_config(settings)), folder / "clip.safetensors"
+    device = choose_device()
+    clip, path = Clip(clip_config(settings)).to(device), folder / "clip.safetensors"
     if path.exists():
         fill(clip, read_tensors(path), path)
         return clip.eval()
@@ -64,9 +66,10 @@ def find_clip(folder: Path, train: Data, settings: Settings, tokenizer: Tokenize
         generator = seeded(settings.seed, "image-text judge", step)
         chosen = train.select(places[torch.randperm(len(places), generator=generator)[:CLIP_BATCH]])
         texts = chosen.captions(step)
-        logits = clip(roughen(to_float(chosen.images), generator), tokenizer.batch(texts, settings.model.text.length))
+        images, tokens = to_float(chosen.images).to(device), tokenizer.batch(texts, settings.model.text.length).to(device)
+        logits = clip(roughen(images, generator), tokens)
         optimizer.zero_grad()
-        contrastive_loss(logits, alike(texts)).mean().backward()
+        contrastive_loss(logits, alike(texts).to(device)).mean().backward()
         optimizer.step()
         schedule.step()
     with written_whole(path) as aside:
@@ -88,11 +91,12 @@ def found(clip: Clip, images: Tensor, texts: list[str], tokenizer: Tokenizer, si
 
     Returns: bool, shape N, less what is left out.
     """
-    answers = []
+    answers, device = [], next(clip.parameters()).device
     for first in range(0, len(texts) - size + 1, size):
         some, captions = images[first : first + size], texts[first : first + size]
-        words = clip.encode_texts(tokenizer.batch(captions, clip.config.text.length))
-        answers.append(recall_at(clip.encode_images(some) @ words.T, 1, alike(captions))[1] > 0)
+        words = clip.encode_texts(tokenizer.batch(captions, clip.config.text.length).to(device))
+        likeness = clip.encode_images(some.to(device)) @ words.T
+        answers.append(recall_at(likeness.cpu(), 1, alike(captions))[1] > 0)
     return torch.cat(answers)
 
 

@@ -88,14 +88,15 @@ class Stage:
 
     def places(self, step: int) -> Tensor:
         """Which examples step number `step` sees: every epoch visits each once, in an order of its own."""
-        first, batch = step * self.batch, []
-        for place in range(first, first + self.batch):
-            epoch, place = divmod(place, self.size)
+        first, last, batch = step * self.batch, (step + 1) * self.batch, []
+        while first < last:
+            epoch, place = divmod(first, self.size)
             if epoch != self._epoch:
                 self._epoch = epoch
                 self._order = torch.randperm(self.size, generator=seeded(self.settings.seed, self.name, "order", epoch))
-            batch.append(self._order[place])
-        return torch.stack(batch)
+            batch.append(self._order[place : place + last - first])
+            first += len(batch[-1])
+        return torch.cat(batch)
 
     def modules(self) -> dict[str, nn.Module]:
         """What a checkpoint of this stage holds, besides the optimizer."""

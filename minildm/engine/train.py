@@ -18,7 +18,7 @@ from minildm.engine import checkpoints, plots, shapes
 from minildm.engine.checkpoints import Checkpoint
 from minildm.engine.clock import Clock
 from minildm.engine.data import Data, balanced, draw_shapes, fingerprint, load
-from minildm.engine.device import autocast_to_sample, check_memory, choose_device, native_bf16
+from minildm.engine.device import autocast_to_sample, check_memory, choose_device, name_of, native_bf16
 from minildm.engine.errors import UserError
 from minildm.engine.folder import Metrics, Origin, held, read_config, write_config
 from minildm.engine.plan import plan, plan_denoiser
@@ -150,7 +150,7 @@ class Run:
                 raise UserError(f"{value} exceeds the {len(train)} training pictures of {settings.data!r}: choose a smaller one")
         check_memory(settings.model, choose_device())
         bf16 = settings.precision != "float32" and native_bf16(choose_device())
-        now = {"threads": torch.get_num_threads(), "torch": torch.__version__, "bf16": bf16}
+        now = {"threads": torch.get_num_threads(), "torch": torch.__version__, "bf16": bf16, "device": name_of(choose_device())}
         told = settings.minutes is None  # the steps themselves: there is nothing to plan
         present = Origin(len(train), fingerprint(train, test), **now, planned=told, final=told)
         if origin and (origin.pictures, origin.fingerprint) != (present.pictures, present.fingerprint):
@@ -254,9 +254,7 @@ class Run:
         """Draw the same prompts from the same noise with the averaged weights, and save them."""
         settings = self.settings
         with autocast_to_sample(settings, stage.device):
-            images = stage.ema.average.generate(
-                self.prompts, guidance=settings.guidance, steps=settings.sample_steps, seed=settings.seed
-            )
+            images = stage.ema.average.generate(self.prompts, **settings.sampling(), seed=settings.seed)
         (self.folder / "samples").mkdir(exist_ok=True)
         plots.save_grid(images, self.folder / "samples" / f"{done:06d}.png")
         return images
