@@ -29,7 +29,7 @@ from minildm.ldm import LatentDiffusion
 ROWS = (  # size, batches beside its own
     ("mnist", (512, 2048)),
     ("cifar10", (512, 2048)),
-    ("128 pixels", (64, 256)),
+    ("128 pixels", (256,)),
     ("128 pixels, 100 M", (256,)),
 )
 WAYS = (("float32", False), ("bf16", False), ("bf16", True))  # precision, compiled

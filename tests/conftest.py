@@ -15,6 +15,7 @@ from minildm.ldm import LatentDiffusion
 from minildm.tokenizer import Tokenizer
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # bits and ranges are promised of the CPU; test_card.py pretends a card
 
 PROMPTS = ["a red circle", "a large blue square at the centre", "", "two green crosses"]
 

@@ -46,6 +46,7 @@ def test_a_run_of_the_card_is_sampled_and_judged_there(run: Path, tmp_path: Path
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["samples"] == 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seen", [2, 8])
 def test_a_run_that_was_stopped_goes_on_on_the_card(run: Path, tmp_path: Path, seen: int, monkeypatch: pytest.MonkeyPatch):
     """In either stage; from its checkpoint it ends in the same bits."""
@@ -67,12 +68,14 @@ def test_a_run_that_was_stopped_goes_on_on_the_card(run: Path, tmp_path: Path, s
     assert (tmp_path / "run" / "model.safetensors").read_bytes() == (run / "model.safetensors").read_bytes()
 
 
+@pytest.mark.slow
 def test_who_resumes_on_another_device_is_told(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
     shutil.copytree(run, tmp_path / "run")
     assert main(["train", "shapes", "--out", str(tmp_path / "run"), "--resume", "--samples", "20"]) == 0
     assert "the run began with device=a pretended card, now cpu: expect its result, but not bit" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_captioned_pictures_without_classes_are_judged_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(retrieval, "CLIP_STEPS", 2)
     monkeypatch.setattr(retrieval, "CLIP_BATCH", 8)
@@ -88,6 +91,7 @@ def test_captioned_pictures_without_classes_are_judged_there(tmp_path: Path, mon
     assert json.loads((tmp_path / "run" / "evaluation.json").read_text())["retrieval_seen"] is not None
 
 
+@pytest.mark.slow
 def test_minutes_are_planned_on_the_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(plan, "seconds_per_step", lambda stage: float(stage.step(0)) * 0 + 1.0)
     flags = list(TINY_FLAGS)
@@ -97,6 +101,7 @@ def test_minutes_are_planned_on_the_card(tmp_path: Path, monkeypatch: pytest.Mon
         assert main(["train", "shapes", "--out", str(tmp_path / "run"), "--minutes", "0.1", *flags, "--samples", "0"]) == 0
 
 
+@pytest.mark.slow
 def test_the_measurements_of_a_card_run_on_one(run: Path, monkeypatch: pytest.MonkeyPatch):
     """`benchmarks/card.py`, sizes and timings cut short: a step's work is counted, and both precisions begin alike."""
     monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
@@ -114,6 +119,7 @@ def test_the_measurements_of_a_card_run_on_one(run: Path, monkeypatch: pytest.Mo
     assert card.curve(run, "bf16", 3)[0] == pytest.approx(losses[0], rel=0.02)
 
 
+@pytest.mark.slow
 def test_the_machine_is_measured_there(monkeypatch: pytest.MonkeyPatch):
     """`minildm bench` and `doctor`, each timing cut to a call or two."""
     monkeypatch.setattr(bench, "timed", lambda work, device, *_, **__: bench.Timing([(work(), 1.0)[1]]))
