@@ -60,7 +60,7 @@ def in_interval(denoise_cond: Denoise, denoise_null: Denoise, w: float, first: i
     Hint: plain conditional sampling is guidance, too, with another w.
     Source: Kynkäänniemi et al. 2024 (arXiv:2404.07724), section 3.
     """
-    raise NotImplementedError("ch12.3 in_interval: see the section 'Without a classifier'")
+    raise NotImplementedError("ch12.3 in_interval: see the section 'Where to guide'")
 
 
 def rescaled(guided: Tensor, cond: Tensor, phi: float) -> Tensor:

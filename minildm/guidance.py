@@ -120,7 +120,7 @@ def guided_below(guided: Denoise, plain: Denoise, high: float) -> Denoise:
 
     Args:
         guided, plain: (x_t, t) → x̂_0. One of them is asked, so the null branch costs nothing at the noisy times.
-        high: the noisiest time at which to guide.
+        high: the noisiest time at which to guide, a time like t. (`guidance_high` of `generate` is a share of T.)
 
     Raises:
         ValueError: when it is called with times on both sides of `high`; a sampler's batch has one time.
@@ -130,9 +130,9 @@ def guided_below(guided: Denoise, plain: Denoise, high: float) -> Denoise:
 
     def chosen(x_t: Tensor, t: Tensor) -> Tensor:
         noisy = t > high
-        if bool(noisy.any()) != bool(noisy.all()):
+        if noisy.any() and not noisy.all():
             raise ValueError(f"times {t.min():g} to {t.max():g} lie on both sides of high={high:g}: give a batch one time")
-        return plain(x_t, t) if noisy[0] else guided(x_t, t)
+        return plain(x_t, t) if noisy.any() else guided(x_t, t)
 
     return chosen
 

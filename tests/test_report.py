@@ -49,7 +49,7 @@ def test_table_shows_what_exists_and_leaves_out_what_does_not() -> None:
     assert "2.00" in table, "the distance over its floor"
     assert "never seen" not in table and "reconstructions" not in table
     assert "| guidance, steps | 3, 20 |" in table
-    assert "| guidance, steps | 3 up to t = 0.8 T, 20 |" in "\n".join(judge_table(judged(guidance_high=0.8)))
+    assert "| guidance, steps | 3 from t = 0.8 T down, 20 |" in "\n".join(judge_table(judged(guidance_high=0.8)))
 
 
 def test_report_names_times_and_memory(tmp_path: Path) -> None:

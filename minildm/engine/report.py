@@ -61,8 +61,8 @@ def write_report(folder: Path, settings: Settings, seconds: dict[str, float], ju
 
 
 def guided(guidance: float, high: float) -> str:
-    """How strongly, and up to which time unless everywhere."""
-    return f"{guidance:g}" if high == 1 else f"{guidance:g} up to t = {high:g} T"
+    """How strongly, and from which time on unless always."""
+    return f"{guidance:g}" if high == 1 else f"{guidance:g} from t = {high:g} T down"
 
 
 def judge_table(judged: dict[str, Any]) -> list[str]:
