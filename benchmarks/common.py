@@ -28,7 +28,7 @@ SIZES = {  # name: preset, changes to its model, batch of the denoiser
     "demo, attention on the second level": ("shapes", {"attention": (False, True)}, 32),
     "mnist, attention on the second level": ("mnist", {"attention": (False, True)}, 128),
     "mnist, attention on both levels": ("mnist", {"attention": (True, True)}, 128),
-    "cifar10": ("cifar10", {}, 64),
+    "cifar10": ("cifar10", {}, 128),
     "128 pixels": ("emoji", {"image_size": 128}, 64),
     "128 pixels, 100 M": ("emoji", {"image_size": 128, **LARGE}, 64),
 }

@@ -28,7 +28,7 @@ ROWS = (  # work, size, batch (None: the size's own)
     ("unet", "mnist, attention on the second level", None),
     ("unet", "mnist, attention on both levels", None),
     ("unet", "cifar10", None),
-    ("unet", "cifar10", 128),
+    ("unet", "cifar10", 64),
     ("unet", "128 pixels", None),
     ("unet", "128 pixels", 16),
     ("autoencoder", "mnist", 16),

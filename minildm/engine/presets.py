@@ -200,6 +200,7 @@ PRESETS = {
         Settings(
             data="uoft-cs/cifar10",
             minutes=60.0,
+            batch=128,
             model=small(32, 3, (32, 64, 128), EIGHT, vocabulary=640, length=16),
         ),
     ),
