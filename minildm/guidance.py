@@ -129,7 +129,7 @@ def guided_below(guided: Denoise, plain: Denoise, high: float) -> Denoise:
     """
 
     def chosen(x_t: Tensor, t: Tensor) -> Tensor:
-        noisy = t > high + 1e-6  # a share of T may come out just below a time: 0.58 · 50 is 28.999999999999996
+        noisy = t > math.nextafter(high, math.inf)  # a share of T may round below its time: 0.58 · 50 is 28.999999999999996
         if noisy.any() and not noisy.all():
             raise ValueError(f"times {t.min():g} to {t.max():g} lie on both sides of high={high:g}: give a batch one time")
         return plain(x_t, t) if noisy.any() else guided(x_t, t)

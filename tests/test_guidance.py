@@ -124,9 +124,13 @@ def test_below_a_time_it_is_guided_and_above_plain_and_only_one_is_asked(high):
         assert torch.equal(chosen(X_T, torch.full((4,), t)), torch.full_like(X_T, 2.0 if noisy else 1.0))
         assert asked.pop() == ("plain" if noisy else "guided") and not asked
     assert torch.equal(guided_below(says(X_T), says(-X_T), 1000.0)(X_T, T), X_T)  # several times, all on one side
-    assert torch.equal(
-        guided_below(answering("guided", 1.0), answering("plain", 2.0), 0.58 * 50)(X_T, torch.full((4,), 29)), X_T * 0 + 1
-    )
+
+
+def test_a_share_of_the_times_that_rounds_below_a_time_still_means_it():
+    t = torch.full((4,), 29.0, dtype=torch.float64)
+    assert 0.58 * 50 < 29
+    assert torch.equal(guided_below(lambda x_t, t: x_t + 1, lambda x_t, t: x_t, 0.58 * 50)(X_T, t), X_T + 1)
+    assert torch.equal(guided_below(lambda x_t, t: x_t + 1, lambda x_t, t: x_t, 0.58 * 50)(X_T, t + 1e-9), X_T)
 
 
 def test_a_batch_on_both_sides_of_the_time_is_refused():

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,9 @@ class Oracle:
     """Sees the number that a picture is filled with, and reads the same number from its caption, of one token."""
 
     config = clip_config(PRESETS["emoji"][1])
+
+    def parameters(self) -> Iterator[Tensor]:
+        yield torch.zeros(1)  # on the CPU
 
     def encode_images(self, images: Tensor) -> Tensor:
         return self.direction(images[:, 0, 0, 0])
