@@ -9,22 +9,21 @@ and the mean loss of every twentieth part is printed. How many seconds 99% take 
 """
 
 import argparse
-import copy
 import dataclasses
 import gc
 import itertools
 import json
 import statistics
+import sys
 from pathlib import Path
 
 import torch
-from common import SIZES, machine, open_run, settings_of
+from common import SIZES, fresh, machine, open_run, settings_of, shown
 
 from minildm.engine.bench import ceiling, gflop, stages, timed
 from minildm.engine.device import choose_device, peak_memory
 from minildm.engine.memory import keep_freed_memory
 from minildm.engine.stages import DenoiserStage
-from minildm.ldm import LatentDiffusion
 
 ROWS = (  # size, batches beside its own
     ("mnist", (512, 2048)),
@@ -46,6 +45,7 @@ def step_of(size: str, batch: int, precision: str, compiled: bool, seconds: floa
     model, _, stage = stages(settings)
     work = gflop(stage)
     if compiled:
+        torch.compiler.reset()  # else, after eight models, it would leave the next as they are
         model.unet.compile()
     count = itertools.count()
     took = timed(lambda: stage.step(next(count)), device, seconds, warm=5)
@@ -66,10 +66,7 @@ def curve(run: Path, precision: str, steps: int) -> list[float]:
     """The loss of each step of a fresh denoiser on the run's latents."""
     settings, trained, train, _, latents = open_run(run)
     settings = dataclasses.replace(settings, steps=steps, precision=precision)
-    torch.manual_seed(settings.seed)
-    model = LatentDiffusion(settings.model, trained.tokenizer).to(choose_device())
-    model.autoencoder.load_state_dict(copy.deepcopy(trained.autoencoder.state_dict()))
-    stage = DenoiserStage(model, latents, train, settings)
+    stage = DenoiserStage(fresh(settings, trained), latents, train, settings)
     stage.network.train()
     return [float(stage.step(step)) for step in range(steps)]
 
@@ -84,7 +81,7 @@ def main() -> None:
     options.add_argument("--only", help="a size")
     chosen = options.parse_args()
     document: dict = {
-        "command": "python benchmarks/card.py",
+        "command": f"python benchmarks/card.py {shown(sys.argv[1:])}".rstrip(),
         "machine": machine(),
         "ceiling": ceiling(choose_device()),
         "rows": [],

@@ -64,6 +64,20 @@ def open_run(folder: Path) -> tuple[Settings, LatentDiffusion, Data, Data, Gauss
     return settings, model, train, test, joined(encode_all(model, train.images, settings))
 
 
+def fresh(settings: Settings, trained: LatentDiffusion) -> LatentDiffusion:
+    """An untrained model of these settings that has the trained one's autoencoder and tokenizer."""
+    torch.manual_seed(settings.seed)
+    model = LatentDiffusion(settings.model, trained.tokenizer).to(choose_device())
+    model.autoencoder.load_state_dict(trained.autoencoder.state_dict())
+    return model
+
+
+def shown(arguments: list[str]) -> str:
+    """The arguments of a command, places on this machine's disk by another name."""
+    names = {"--data": "DIR", "--judge": "RUN", "--curves": "RUN", "--json": "FILE"}
+    return " ".join(names.get(before, word) for before, word in zip(["", *arguments[:-1]], arguments, strict=True))
+
+
 def machine() -> str:
     """The processor, the card if there is one, the number of threads, and torch's version."""
     facts = dict(line.split(":", 1) for line in Path("/proc/cpuinfo").read_text().splitlines() if ":" in line)

@@ -10,9 +10,10 @@ import argparse
 import dataclasses
 import json
 import statistics
+import sys
 from pathlib import Path
 
-from common import machine
+from common import machine, shown
 
 from minildm import metrics
 from minildm.engine.data import balanced, load, to_float
@@ -48,12 +49,12 @@ def main() -> None:
     real, reference = (features(to_float(balanced(data, chosen.samples, 1).images)) for data in (train, test))
     floor = metrics.frechet_distance(real, reference)
     document = {
-        "command": f"python benchmarks/interval.py RUN --data DIR --samples {chosen.samples} --seeds {chosen.seeds} --json FILE",
+        "command": f"python benchmarks/interval.py RUN {shown(sys.argv[2:])}".rstrip(),
         "machine": machine(),
         "floor": floor,
         "rows": [],
     }
-    print(f"floor {floor:.2f}\n\n| guidance | up to, of T | right | floors |\n|---|---|---|---|", flush=True)
+    print(f"floor {floor:.2f}\n\n| guidance | from, of T, down | right | floors |\n|---|---|---|---|", flush=True)
     for guidance in chosen.guidances:
         for high in chosen.highs:
             right, floors = [], []

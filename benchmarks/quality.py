@@ -16,7 +16,7 @@ from typing import Annotated
 
 import torch
 import tyro
-from common import machine
+from common import machine, shown
 from torch import Tensor
 
 from minildm import metrics
@@ -88,12 +88,6 @@ def run_stage(stage: Stage, examiner: Examiner, looks: set[int]) -> None:
             examiner.look(stage.ema.average, step + 1)
 
 
-def shown(arguments: list[str]) -> list[str]:
-    """The arguments, places on this machine's disk by another name."""
-    names = {"--data": "DIR", "--judge": "RUN", "--json": "FILE"}
-    return [names.get(before, word) for before, word in zip(["", *arguments[:-1]], arguments, strict=True)]
-
-
 def main() -> None:
     keep_freed_memory()
     chosen = tyro.cli(Quality, default=Quality(PRESETS[sys.argv[1]][1], Path()), args=sys.argv[2:])
@@ -120,7 +114,7 @@ def main() -> None:
     stage = DenoiserStage(model, latents, train, settings)
     run_stage(stage, examiner, {settings.steps * place // chosen.points for place in range(1, chosen.points + 1)})
     document = {
-        "command": f"python benchmarks/quality.py {' '.join(shown(sys.argv[1:]))}",
+        "command": f"python benchmarks/quality.py {shown(sys.argv[1:])}",
         "machine": machine(),
         "autoencoder": {"seconds": autoencoder_seconds, "steps": settings.autoencoder_steps, "floors": restored},
         "steps": settings.steps,

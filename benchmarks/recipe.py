@@ -13,12 +13,11 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import tyro
+from common import fresh
 from quality import Examiner, Quality, run_stage
 
 from minildm.engine.data import load
-from minildm.engine.device import choose_device
 from minildm.engine.folder import read_config
 from minildm.engine.memory import keep_freed_memory
 from minildm.engine.presets import Settings
@@ -45,10 +44,7 @@ def main() -> None:
     settings = chosen.settings
     train, test = load(settings)
     examiner = Examiner(Quality(settings, run, samples=chosen.samples), train, test)
-    trained = LatentDiffusion.load(run)
-    torch.manual_seed(settings.seed)
-    model = LatentDiffusion(settings.model, trained.tokenizer).to(choose_device())
-    model.autoencoder.load_state_dict(trained.autoencoder.state_dict())
+    model = fresh(settings, LatentDiffusion.load(run))
     latents = joined(encode_all(model, train.images, settings))
     stage = DenoiserStage(model, latents, train, settings)
     run_stage(stage, examiner, set())

@@ -11,7 +11,7 @@ import dataclasses
 from pathlib import Path
 
 import torch
-from common import open_run
+from common import fresh, open_run
 from tqdm import trange
 
 from minildm.engine import shapes
@@ -19,7 +19,6 @@ from minildm.engine.data import draw_shapes
 from minildm.engine.evaluate import find_judge
 from minildm.engine.judges import verdicts
 from minildm.engine.stages import DenoiserStage
-from minildm.ldm import LatentDiffusion
 
 ROWS = (("cosine", 1.0), ("cosine", 0.6), ("cosine", 0.4), ("linear", 1.0), ("linear", 0.75))
 
@@ -38,16 +37,12 @@ def main() -> None:
     for schedule, power in ROWS:
         config = dataclasses.replace(settings.model, schedule=schedule)
         settings = dataclasses.replace(settings, model=config, time_power=power, steps=chosen.steps)
-        torch.manual_seed(settings.seed)
-        model = LatentDiffusion(config, trained.tokenizer)
-        model.autoencoder.load_state_dict(trained.autoencoder.state_dict())
-        stage = DenoiserStage(model, latents, train, settings)
+        stage = DenoiserStage(fresh(settings, trained), latents, train, settings)
         for step in trange(chosen.steps, desc=f"{schedule} {power}", leave=False):
             stage.step(step)
         shares = []
         for data in asked.values():
-            options = {"guidance": settings.guidance, "steps": settings.sample_steps, "seed": settings.seed}
-            images = stage.ema.average.generate(data.captions(), **options)
+            images = stage.ema.average.generate(data.captions(), **settings.sampling(), seed=settings.seed).cpu()
             shares.append(float(verdicts(judge, images, data.attributes).all(1).float().mean()))
         print(f"| {schedule} | {power:g} | {shares[0]:.1%} | {shares[1]:.1%} |", flush=True)
 
