@@ -163,5 +163,5 @@ def test_the_machine_is_measured_there(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(bench, "ceiling", lambda device: {"bfloat16 matrix product": 1.0})
     settings = dataclasses.replace(PRESETS["shapes"][1], model=TINY, batch=8, autoencoder_batch=8)
     with pretend_card():
-        assert "0 MB were, beyond the start" in bench.page(bench.bench("shapes", settings))  # of the card's, which stand still
+        assert ", 0 MB were, beyond the start" in bench.page(bench.bench("shapes", settings))  # of the card's, which stand still
         assert doctor.training_speed(torch.device("cuda"), False) > 0

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from minildm.ddpm import Denoise
 from minildm.elbo import Mixture
+from minildm.engine.presets import PRESETS
 from minildm.guidance import (
     class_slope,
     classifier_free,
@@ -124,6 +125,12 @@ def test_below_a_time_it_is_guided_and_above_plain_and_only_one_is_asked(high):
         assert torch.equal(chosen(X_T, torch.full((4,), t)), torch.full_like(X_T, 2.0 if noisy else 1.0))
         assert asked.pop() == ("plain" if noisy else "guided") and not asked
     assert torch.equal(guided_below(says(X_T), says(-X_T), 1000.0)(X_T, T), X_T)  # several times, all on one side
+
+
+def test_what_chapter_12_says_of_the_presets():
+    """Only MNIST's guides from a time down, at 0.8 T with w = 1.8."""
+    late = {name: settings for name, (_, settings) in PRESETS.items() if settings.guidance_high != 1}
+    assert late.keys() == {"mnist"} and (late["mnist"].guidance, late["mnist"].guidance_high) == (1.8, 0.8)
 
 
 def test_a_share_of_the_times_that_rounds_below_a_time_still_means_it():
