@@ -56,9 +56,14 @@ def trained(few_test_shapes: None, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture(scope="module")
 def model() -> LatentDiffusion:
-    """A tiny model of random weights, none of them zero, so that text and time have an effect. Not to be changed: copy it."""
+    """A tiny model; see `without_zeros`. Not to be changed: copy it."""
+    return without_zeros(TINY)
+
+
+def without_zeros(config: LatentDiffusionConfig) -> LatentDiffusion:
+    """A model of random weights, none of them zero, so that text and time have an effect."""
     torch.manual_seed(0)
-    model = LatentDiffusion(TINY, Tokenizer.train(PROMPTS, 560)).eval()
+    model = LatentDiffusion(config, Tokenizer.train(PROMPTS, 560)).eval()
     for parameter in model.parameters():
         if parameter.ndim > 1:
             torch.nn.init.normal_(parameter, std=0.7 * parameter[0].numel() ** -0.5)

@@ -556,3 +556,15 @@ def test_a_run_that_began_between_the_look_and_the_lock_is_seen(tiny_settings: S
     with pytest.raises(UserError, match="holds another run"):
         Run(tmp_path / "run", tiny_settings, resume=False).train()
     assert (tmp_path / "run" / "config.json").read_text() == "another's"
+
+
+def test_previews_are_drawn_as_the_run_is_set(tiny_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = []
+    original = LatentDiffusion.generate
+    monkeypatch.setattr(
+        LatentDiffusion, "generate", lambda self, *rest, **more: told.append(more) or original(self, *rest, **more)
+    )
+    settings = dataclasses.replace(tiny_settings, guidance=2.5, guidance_high=0.6, sample_steps=3, seed=4)
+    Run(tmp_path / "run", settings, resume=False).train()
+    assert len(told) > 1
+    assert all(each == {"guidance": 2.5, "guidance_high": 0.6, "steps": 3, "seed": 4} for each in told)
