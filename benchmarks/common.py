@@ -25,9 +25,10 @@ LARGE = {"widths": (192, 384, 384, 512), "attention": (False, False, True, True)
 SIZES = {  # name: preset, changes to its model, batch of the denoiser
     "mnist": ("mnist", {}, 128),
     "demo": ("shapes", {}, 32),
-    "demo, attention on the second level": ("shapes", {"attention": (False, True)}, 32),
-    "mnist, attention on the second level": ("mnist", {"attention": (False, True)}, 128),
-    "mnist, attention on both levels": ("mnist", {"attention": (True, True)}, 128),
+    "demo, widths 64 and 128": ("shapes", {"widths": (64, 128)}, 32),
+    "mnist, widths 64 and 128": ("mnist", {"widths": (64, 128)}, 128),
+    "mnist, that and attention on the second level": ("mnist", {"widths": (64, 128), "attention": (False, True)}, 128),
+    "mnist, that and attention on both levels": ("mnist", {"widths": (64, 128), "attention": (True, True)}, 128),
     "cifar10": ("cifar10", {}, 128),
     "128 pixels": ("emoji", {"image_size": 128}, 64),
     "128 pixels, 100 M": ("emoji", {"image_size": 128, **LARGE}, 64),

@@ -24,9 +24,10 @@ WHO = ("ours", "default", "settings")
 ROWS = (  # work, size, batch (None: the size's own)
     ("unet", "mnist", None),
     ("unet", "demo", None),
-    ("unet", "demo, attention on the second level", None),
-    ("unet", "mnist, attention on the second level", None),
-    ("unet", "mnist, attention on both levels", None),
+    ("unet", "demo, widths 64 and 128", None),
+    ("unet", "mnist, widths 64 and 128", None),
+    ("unet", "mnist, that and attention on the second level", None),
+    ("unet", "mnist, that and attention on both levels", None),
     ("unet", "cifar10", None),
     ("unet", "cifar10", 64),
     ("unet", "128 pixels", None),
