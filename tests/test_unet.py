@@ -342,8 +342,9 @@ def test_the_map_names_every_block_and_every_skip():
     plt.close(figure)
 
 
-def test_the_presets_attend_where_the_chapter_says():
-    """Four transformers by default; the demo and MNIST keep the one in the middle alone, and the demo's channels are six."""
+def test_the_presets_differ_from_the_default_as_the_chapter_says():
+    """Four transformers by default; the demo and MNIST keep the one in the middle alone, their small maps have 64 channels
+    instead of 128, and the demo's latents have six."""
 
     def attending(config: UNetConfig) -> list[str]:
         return [name for name, part in UNet(config).named_modules() if isinstance(part, SpatialTransformer)]
@@ -352,5 +353,8 @@ def test_the_presets_attend_where_the_chapter_says():
     for name, channels in (("shapes", 6), ("mnist", 4)):
         config = PRESETS[name][1].model.unet
         assert attending(config) == ["middle.1"]
-        same = dataclasses.replace(config, attention=UNetConfig().attention, in_channels=4, out_channels=4)
-        assert same == UNetConfig() and config.in_channels == config.out_channels == channels
+        assert config.in_channels == config.out_channels == channels and config.widths == (64, 64)
+        default = UNetConfig()
+        assert default.widths == (64, 128)
+        changed = {"attention": default.attention, "widths": default.widths, "in_channels": 4, "out_channels": 4}
+        assert dataclasses.replace(config, **changed) == default
